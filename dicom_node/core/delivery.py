@@ -32,5 +32,6 @@ DELIVERY_TRANSITIONS: dict[tuple[DeliveryState, DeliveryEvent], DeliveryState] =
     (DeliveryState.QUEUED, DeliveryEvent.REFUSE): DeliveryState.PARKED,
     (DeliveryState.ACCEPTED, DeliveryEvent.FIND): DeliveryState.CONFIRMED,
     (DeliveryState.ACCEPTED, DeliveryEvent.MISS): DeliveryState.QUEUED,  # success was a lie: send again
+    (DeliveryState.ACCEPTED, DeliveryEvent.REFUSE): DeliveryState.PARKED,  # and it keeps on lying
     (DeliveryState.PARKED, DeliveryEvent.RELEASE): DeliveryState.QUEUED,  # operator
 }

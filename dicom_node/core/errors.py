@@ -97,8 +97,20 @@ class RouteMissing(NodeError):
     """The route that took this image is no longer configured."""
 
 
+class BundleUnusable(NodeError):
+    """A model bundle cannot be run."""
+
+    permanent = False
+
+
 class AlreadyRunning(NodeError):
     """Another process of this node already does this work."""
+
+
+class ListenFailed(NodeError):
+    """The node cannot listen on its address."""
+
+    permanent = False
 
 
 class SchemaMismatch(NodeError):

@@ -74,9 +74,8 @@ def states_before(event: JobEvent) -> tuple[JobState, ...]:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how patiently to try again."""
+    """How patiently to try again."""
 
-    max_attempts: int = 10
     first_delay_s: float = 30.0
     factor: float = 2.0
     cap_s: float = 3600.0
@@ -91,9 +90,9 @@ class RetryPolicy:
 
 
 def retry_at(
-    *, permanent: bool, attempt: int, policy: RetryPolicy, now: datetime, draw: float
+    *, permanent: bool, attempt: int, max_attempts: int, policy: RetryPolicy, now: datetime, draw: float
 ) -> datetime | None:
     """When to try again after a failure, or None to give up."""
-    if permanent or attempt >= policy.max_attempts:
+    if permanent or attempt >= max_attempts:
         return None
     return now + timedelta(seconds=policy.delay_s(attempt, draw))

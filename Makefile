@@ -1,0 +1,43 @@
+# Every target sets up what it needs; none needs another to have been called first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= deploy/emode.yaml
+STUDY ?=
+TESTS ?= tests
+
+.PHONY: help install test lint run demo train clean
+
+help:  ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/installed  ## make .venv with everything pinned by constraints.txt
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt --editable '.[dev,jpeg-lossless]'
+	@touch $@
+
+test: install  ## all tests, against real peers (installs them where that is allowed)
+	@sh deploy/install-test-peers.sh || echo "Tests marked 'peers' cannot run without them; see above."
+	$(BIN)/python -P -m pytest $(TESTS)
+
+lint: install  ## style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+run: install  ## start the service with CONFIG (deploy/emode.yaml)
+	$(BIN)/emode serve --config $(CONFIG)
+
+demo: install  ## send a study through a real node into a real archive; STUDY=folder takes your own
+	$(BIN)/emode demo $(if $(STUDY),--study '$(STUDY)')
+
+train: install  ## train a small bundle from nothing on this machine (see README)
+	$(BIN)/emode-train quick --out runs/quick
+
+clean:  ## remove what the other targets made, the environment too
+	rm -rf $(VENV) demo var runs build *.egg-info

@@ -1,0 +1,125 @@
+"""How commands speak: tables for people, JSON for programs, one exit status for each kind of end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dicom_node.config import Config, load_config
+from dicom_node.core.errors import NodeError
+
+EXIT_INCOMPLETE = 1
+"""The command ran, but not everything succeeded: an object was refused, a job is in no state for it."""
+EXIT_USAGE = 2
+"""Wrong arguments, or a configuration that cannot be used."""
+EXIT_UNREACHABLE = 3
+"""A peer, or a file, could not be reached."""
+
+out = Console()
+err = Console(stderr=True)
+
+ConfigOption = Annotated[
+    Path,
+    typer.Option(
+        "--config", "-c", envvar="EMODE_CONFIG", help="Configuration file.", dir_okay=False, show_default=True
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON instead of a table.")]
+
+DEFAULT_CONFIG = Path("deploy/emode.yaml")
+
+
+def config_or_exit(path: Path) -> Config:
+    """Load the configuration, or print every problem and leave with EXIT_USAGE."""
+    try:
+        return load_config(path)
+    except NodeError as error:
+        leave(error, EXIT_USAGE)
+
+
+def leave(error: NodeError | str, status: int) -> NoReturn:
+    """Print what went wrong and end the command."""
+    err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+    raise typer.Exit(status)
+
+
+def show_json(value: Any) -> None:
+    """Print one JSON document."""
+    typer.echo(json.dumps(_plain(value), indent=2))
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; a cell may carry rich markup only if it is made by `marked`."""
+    table = Table(title=title, title_justify="left", header_style="bold", expand=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell.text if isinstance(cell, Marked) else escape(_text(cell)) for cell in row))
+    (Console(width=200) if not out.is_terminal else out).print(table)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Marked:
+    """A cell whose text is rich markup."""
+
+    text: str
+
+
+_COLOURS = {
+    "confirmed": "green",
+    "done": "green",
+    "accepted": "cyan",
+    "skipped": "yellow",
+    "failed": "red",
+    "parked": "red",
+    "running": "blue",
+}
+
+
+def marked(state: str) -> Marked:
+    """A state in its colour."""
+    colour = _COLOURS.get(state)
+    return Marked(f"[{colour}]{escape(state)}[/]" if colour else escape(state))
+
+
+def seconds_between(start: datetime | None, end: datetime | None) -> str:
+    """Elapsed seconds for a table, or a dash."""
+    return f"{(end - start).total_seconds():.2f}" if start and end else "-"
+
+
+def _text(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        facts = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        stage = getattr(value, "stage", None)
+        return facts | ({"stage": stage} if stage is not None else {})
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    return value

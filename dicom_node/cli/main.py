@@ -1,0 +1,52 @@
+"""`emode`: run a node, see what it does, try things offline."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli import files, peers, service, state
+
+EPILOG = """
+Exit status: 0 all went well; 1 it ran, but not everything succeeded; 2 wrong arguments or configuration;
+3 a peer or file could not be reached.
+"""
+
+app = typer.Typer(
+    name="emode",
+    help="DICOM node that turns breast ultrasound B-mode images into synthetic strain elastography. "
+    "Synthetic, not measured; for research use.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,  # locals can hold patient data
+)
+app.command()(service.serve)
+app.command()(service.check)
+app.command()(service.schema)
+app.command()(service.demo)
+app.command()(peers.echo)
+app.command()(peers.send)
+app.command(name="apply")(files.apply_model)
+app.command()(files.inspect)
+app.command()(state.status)
+app.command()(state.studies)
+app.add_typer(state.jobs_app, name="jobs")
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Handle options that stand before the command."""
+    if show_version:
+        from dicom_node.node import software_version
+
+        typer.echo(software_version())
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the `emode` script."""
+    app()

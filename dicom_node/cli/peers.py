@@ -1,0 +1,106 @@
+"""echo, send: talk to somebody else's DICOM node."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.console import (
+    DEFAULT_CONFIG,
+    EXIT_INCOMPLETE,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    ConfigOption,
+    JsonOption,
+    config_or_exit,
+    leave,
+    marked,
+    out,
+    show_json,
+    show_table,
+)
+from dicom_node.cli.files import part10_files
+from dicom_node.core.errors import NodeError
+from dicom_node.core.identity import is_ae_title
+
+_ADDRESS = re.compile(r"(?P<title>[^@]+)@(?P<host>.+):(?P<port>[0-9]{1,5})")
+
+
+def echo(
+    destination: Annotated[str, typer.Argument(help="A destination's name from the configuration.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    json_: JsonOption = False,
+) -> None:
+    """C-ECHO a destination: is it there, and does it let us in?"""
+    from dicom_node.network.scu import echo as c_echo
+    from dicom_node.node import remotes_of
+
+    remotes = remotes_of(config_or_exit(config))
+    if destination not in remotes:
+        leave(f"{destination!r} is not a destination; defined are: {', '.join(remotes)}", EXIT_USAGE)
+    try:
+        seconds = c_echo(remotes[destination])
+    except NodeError as error:
+        if json_:
+            show_json({"destination": destination, "ok": False, "code": error.code, "error": str(error)})
+            raise typer.Exit(EXIT_UNREACHABLE) from None
+        leave(error, EXIT_UNREACHABLE)
+    if json_:
+        show_json({"destination": destination, "ok": True, "seconds": seconds})
+    else:
+        out.print(f"{remotes[destination]} answered C-ECHO in {seconds:.3f} s")
+
+
+def send(
+    files: Annotated[list[Path], typer.Argument(help="DICOM files or folders.", exists=True)],
+    to: Annotated[str, typer.Option(help="Receiver, as AET@HOST:PORT.")],
+    calling: Annotated[str, typer.Option(help="Our calling AE title.")] = "EMODE",
+    json_: JsonOption = False,
+) -> None:
+    """C-STORE files to any receiver, each in the transfer syntax it has."""
+    from dicom_node.dicom.header import read_header
+    from dicom_node.network.scu import Outgoing, RemoteAE
+    from dicom_node.network.scu import send as c_store
+
+    address = _ADDRESS.fullmatch(to)
+    if not address or not is_ae_title(address["title"]) or not 0 < int(address["port"]) < 65536:
+        leave(f"--to {to!r}: write it as AET@HOST:PORT, for example PACS@10.1.2.3:104", EXIT_USAGE)
+    if not is_ae_title(calling):
+        leave(f"--calling {calling!r} is not an AE title", EXIT_USAGE)
+    remote = RemoteAE(
+        "receiver", address["title"], address["host"], int(address["port"]), calling, 10.0, 60.0
+    )
+    items: list[Outgoing] = []
+    unreadable: list[tuple[Path, str]] = []
+    for path in part10_files(files):
+        try:
+            header = read_header(path)
+        except NodeError as error:
+            unreadable.append((path, str(error)))
+            continue
+        items.append(
+            Outgoing(path, header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid)
+        )
+    sent = list(c_store(remote, items))
+    rows = [
+        {
+            "file": s.item.path,
+            "instance": s.item.sop_instance_uid,
+            "stored": s.error is None,
+            "answer": s.words,
+        }
+        for s in sent
+    ] + [{"file": path, "instance": None, "stored": False, "answer": words} for path, words in unreadable]
+    if json_:
+        show_json(rows)
+    else:
+        show_table(
+            f"Sent to {remote}",
+            ("file", "stored", "answer"),
+            ((row["file"], marked("accepted" if row["stored"] else "failed"), row["answer"]) for row in rows),
+        )
+    if not all(row["stored"] for row in rows):
+        raise typer.Exit(EXIT_INCOMPLETE)

@@ -1,0 +1,126 @@
+"""serve, check, schema, demo."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.console import (
+    DEFAULT_CONFIG,
+    EXIT_INCOMPLETE,
+    EXIT_USAGE,
+    ConfigOption,
+    JsonOption,
+    config_or_exit,
+    leave,
+    out,
+    show_json,
+    show_table,
+)
+from dicom_node.config import Config
+from dicom_node.core.errors import ConfigInvalid, NodeError
+from dicom_node.supervise import Role, Supervisor, stop_on_signal
+from dicom_node.telemetry.log import set_up_logging
+
+log = logging.getLogger(__name__)
+
+DEMO_FOLDER = Path("demo")
+
+
+def serve(
+    config: ConfigOption = DEFAULT_CONFIG,
+    role: Annotated[
+        Role | None,
+        typer.Option(help="Be one process of the node only; without it, all are started and watched."),
+    ] = None,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+) -> None:
+    """Run the node until it is told to stop (SIGTERM, Ctrl-C)."""
+    settings = config_or_exit(config)
+    set_up_logging(settings.log.level, settings.log.format)
+    if role is None:
+        supervisor = Supervisor(config)
+        stop_on_signal(supervisor.stop)
+        raise typer.Exit(supervisor.run())
+    from dicom_node.node import run_role
+
+    try:
+        run_role(role, settings, supervised=supervised)
+    except NodeError as error:
+        log.error("process cannot go on", extra={"action": "role-failed", "role": role, "code": error.code})
+        leave(error, EXIT_USAGE if isinstance(error, ConfigInvalid) else EXIT_INCOMPLETE)
+    except Exception as error:
+        # A traceback may quote attribute values: the class is logged, the rest only while debugging.
+        log.critical(
+            "process failed",
+            extra={"action": "role-failed", "role": role, "code": type(error).__name__},
+            exc_info=settings.log.level == "debug",
+        )
+        raise typer.Exit(EXIT_INCOMPLETE) from None
+
+
+def check(
+    config: Annotated[Path, typer.Argument(help="Configuration file.")], json_: JsonOption = False
+) -> None:
+    """Check a configuration: every problem at once, or what it means."""
+    settings = config_or_exit(config)
+    if json_:
+        show_json(settings.model_dump(mode="json"))
+        return
+    out.print(f"{config}: valid")
+    show_table(
+        f"Routes (listening on {settings.listen.host}:{settings.listen.port})",
+        (
+            "route",
+            "called AE title",
+            "modality",
+            "body part",
+            "bundle",
+            "destinations",
+            "priority",
+            "deliver",
+        ),
+        (
+            (
+                route.name,
+                route.called_ae_title,
+                ", ".join(m or "absent" for m in route.match.modality) or "any",
+                ", ".join(b or "absent" for b in route.match.body_part) or "any",
+                route.bundle,
+                ", ".join(route.destinations),
+                route.priority,
+                route.deliver,
+            )
+            for route in settings.routes
+        ),
+    )
+    show_table(
+        "Who may call" if not settings.accept_unknown_peers else "Who may call: ANYBODY",
+        ("calling AE title", "addresses"),
+        ((peer.ae_title, ", ".join(peer.addresses)) for peer in settings.peers),
+    )
+
+
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+
+
+def demo(
+    study: Annotated[
+        Path | None,
+        typer.Option(help="Send these DICOM files instead of the simulated study.", file_okay=False),
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where to work; emptied first.", file_okay=False)] = Path(
+        "demo"
+    ),
+    json_: JsonOption = False,
+) -> None:
+    """Send a study through a real node into a real archive on this machine, and show what became of it."""
+    from dicom_node.demo.run import run_demo
+
+    raise typer.Exit(run_demo(folder, study=study, as_json=json_))

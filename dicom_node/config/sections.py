@@ -1,0 +1,297 @@
+"""The keys of the configuration: names, types, defaults, limits, and the reason for each.
+
+`deploy/emode.yaml` is the manual: it names every key here, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
+
+from dicom_node.core.identity import is_ae_title, is_uid
+
+DEFAULT_BUNDLE_NAME = "default"
+"""As a bundle's path: the bundle that ships with the program."""
+
+
+def _ae_title(text: str) -> str:
+    if not is_ae_title(text):
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters, no backslash, not only spaces")
+    return text.strip(" ")
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        raise ValueError(f"{error}; write an address (10.1.2.3) or a network (10.1.2.0/24)") from None
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return text
+
+
+def _uid(text: str) -> str:
+    if not is_uid(text):
+        raise ValueError("not a UID: digits and dots, at most 64 characters")
+    return text
+
+
+def _beside_the_file(value: Any, info: ValidationInfo) -> Any:
+    """Relative paths mean "next to the configuration file", wherever the program was started."""
+    folder = (info.context or {}).get("folder")
+    if isinstance(value, str) and folder is not None:
+        return (folder / Path(value).expanduser()).resolve()
+    return value
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+Network = Annotated[str, AfterValidator(_network)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Uid = Annotated[str, AfterValidator(_uid)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+FilePath = Annotated[Path, BeforeValidator(_beside_the_file)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Listen(_Section):
+    """Where the node takes associations."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. 0.0.0.0 is every interface; plain DICOM is not encrypted."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 11112
+    """TCP port; one port serves every called AE title. 0 takes a free one (tests)."""
+    max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Associations at once; one more is rejected as "local limit exceeded", and senders try again."""
+    max_pdu_bytes: Annotated[int, Field(ge=4096, le=1 << 20)] = 131072
+    """Largest PDU we ask for. Larger means fewer steps per image; senders may use less."""
+    idle_timeout_s: Seconds = 60.0
+    """Seconds without a word from the sender before the association is aborted."""
+
+
+class Peer(_Section):
+    """Somebody who may open an association to us."""
+
+    ae_title: AeTitle
+    """Calling AE title, compared with case."""
+    addresses: Annotated[tuple[Network, ...], Field(min_length=1)]
+    """Addresses or networks it may call from."""
+
+
+class Retry(_Section):
+    """How patiently a temporary failure is tried again."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Tries in all; after the last the delivery waits for a person."""
+    first_delay_s: Seconds = 30.0
+    """Seconds before the second try."""
+    factor: Annotated[float, Field(ge=1, le=10)] = 2.0
+    """Each further delay is this many times the one before."""
+    cap_s: Seconds = 3600.0
+    """No delay is longer than this."""
+
+
+class Destination(_Section):
+    """An archive that results are sent to."""
+
+    ae_title: AeTitle
+    """Its AE title (called)."""
+    host: Annotated[str, Field(min_length=1)]
+    """Host name or address."""
+    port: Port = 104
+    """TCP port."""
+    calling_ae_title: AeTitle = "EMODE"
+    """What we call ourselves; the archive usually has to know it."""
+    confirm: Literal["find", "none"] = "find"
+    """find: ask by C-FIND whether the archive lists each result; none: its success status must do."""
+    confirm_delay_s: Annotated[float, Field(ge=0)] = 1.0
+    """Seconds between success and the first question; archives index a moment later."""
+    connect_timeout_s: Seconds = 10.0
+    """Seconds to wait for the TCP connection and for the association."""
+    answer_timeout_s: Seconds = 60.0
+    """Seconds to wait for each answer."""
+    retry: Retry = Retry()
+    """When a try fails for now."""
+
+
+class MatchSection(_Section):
+    """Which images a route takes; every condition left out takes all. "" in a list means "absent"."""
+
+    modality: tuple[str, ...] = ("US",)
+    """(0008,0060), compared without case."""
+    sop_class: tuple[Uid, ...] = ()
+    """(0008,0016), as UIDs."""
+    body_part: tuple[str, ...] = ("BREAST", "")
+    """(0018,0015), compared without case. Many scanners leave it out, so "" is in the default."""
+    calling_ae_title: tuple[AeTitle, ...] = ()
+    """Only from these senders."""
+    description: Pattern | None = None
+    """Regular expression that study or series description must contain; case does not matter."""
+    description_not: Pattern | None = None
+    """Regular expression that neither description may contain."""
+
+
+class RouteSection(_Section):
+    """One way through the node. Routes of one called AE title are tried in the order written."""
+
+    name: Name
+    """For people and logs."""
+    called_ae_title: AeTitle = "EMODE"
+    """The AE title senders call to take this route."""
+    match: MatchSection = MatchSection()
+    """Which images it takes."""
+    bundle: Name = DEFAULT_BUNDLE_NAME
+    """The model: a name from `bundles`."""
+    destinations: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Where results go: names from `destinations`."""
+    priority: Literal["stat", "high", "routine", "low"] = "routine"
+    """Rank in the queue; stat overtakes."""
+    deliver: Literal["at-once", "when-settled"] = "at-once"
+    """at-once: each result as soon as it exists; when-settled: all of a study together."""
+
+
+class LabelSection(_Section):
+    """What is burned into the pixels of every result. It cannot be switched off."""
+
+    text: Annotated[str, Field(min_length=8, max_length=120)] = "AI SYNTHETIC - NOT MEASURED - RESEARCH USE"
+    """The warning, in the language of the readers; at least 5 % of the short side high."""
+    soft: Annotated[str, Field(min_length=1, max_length=40)] = "soft (predicted)"
+    """Upper end of the colour bar."""
+    hard: Annotated[str, Field(min_length=1, max_length=40)] = "hard (predicted)"
+    """Lower end of the colour bar."""
+    font_file: FilePath | None = None
+    """TrueType or OpenType font for a wording beyond Latin letters; none: the built-in font."""
+
+
+class ResultsSection(_Section):
+    """What result objects look like and say."""
+
+    layout: Literal["side-by-side", "emode"] = "side-by-side"
+    """side-by-side: B-mode beside synthetic E-mode; emode: the E-mode alone."""
+    label: LabelSection = LabelSection()
+    """Burned-in wording."""
+    series_description: Annotated[str, Field(min_length=12, max_length=64)] = (
+        "AI SYNTHETIC strain elastography (not measured)"
+    )
+    """(0008,103E). Must contain SYNTHETIC: it is what many viewers show first."""
+    series_number_base: Annotated[int, Field(ge=1, le=2_000_000)] = 9000
+    """(0020,0011) of results is this plus the source's series number."""
+
+    @model_validator(mode="after")
+    def _says_synthetic(self) -> Self:
+        if "SYNTHETIC" not in self.series_description.upper():
+            raise ValueError("series_description must contain the word SYNTHETIC")
+        return self
+
+
+class EquipmentSection(_Section):
+    """How this node names itself in results (PS3.3 C.7.5.1)."""
+
+    manufacturer: Annotated[str, Field(min_length=1, max_length=64)] = "Emode project"
+    """(0008,0070)."""
+    model_name: Annotated[str, Field(min_length=1, max_length=64)] = "Emode"
+    """(0008,1090)."""
+    device_serial_number: Annotated[str, Field(max_length=64)] = "unset"
+    """(0018,1000). Give each node its own."""
+    station_name: Annotated[str, Field(max_length=16)] = ""
+    """(0008,1010)."""
+    institution_name: Annotated[str, Field(max_length=64)] = ""
+    """(0008,0080)."""
+
+
+class InferenceSection(_Section):
+    """The worker that runs the model."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU if there is one; cuda refuses to start without."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the network."""
+    threads: Annotated[int, Field(ge=1, le=256)] | None = None
+    """CPU threads of the network; none: the library decides."""
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 8
+    """Most images in one pass; fewer are run at once, nothing is waited for."""
+    time_limit_s: Seconds = 120.0
+    """Seconds a batch may take before it counts as hung and is given to another try."""
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    """Tries for one image before it is parked; it may be the image that kills the worker."""
+
+
+class LimitsSection(_Section):
+    """What the node refuses, so that nobody can fill it up."""
+
+    object_mib: Annotated[int, Field(ge=1, le=65536)] = 2048
+    """Largest received object, in MiB."""
+    decoded_megapixels: Annotated[int, Field(ge=1, le=1000)] = 64
+    """Largest single frame, in millions of pixels; checked before decoding."""
+    min_free_mib: Annotated[int, Field(ge=0)] = 1024
+    """Free space on the data disk, in MiB, below which C-STORE is answered A700 (try again later)."""
+
+
+class SettleSection(_Section):
+    """When a study counts as complete. Images never wait for it; held deliveries do."""
+
+    quiet_s: Seconds = 30.0
+    """Seconds without a new image. Longer than the slowest gap between two images of one exam."""
+    max_wait_s: Seconds = 1800.0
+    """Seconds after the first image at which a study settles even if images keep coming."""
+
+
+class LogSection(_Section):
+    """The log, one line per event on standard error; never patient data."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is written."""
+    format: Literal["text", "json"] = "text"
+    """text for people, json for collectors."""
+
+
+class Config(_Section):
+    """Everything a node is told."""
+
+    data_dir: FilePath = Path("var")
+    """Folder for the database and the files; created if missing. Relative to this file."""
+    listen: Listen = Listen()
+    """Where the node takes associations."""
+    peers: tuple[Peer, ...] = ()
+    """Who may call: a closed list. Empty means nobody."""
+    accept_unknown_peers: bool = False
+    """true: anybody may call. For a bench without patients only."""
+    destinations: Annotated[dict[Name, Destination], Field(min_length=1)]
+    """Archives, by a name of your choice."""
+    bundles: dict[Name, Literal["default"] | FilePath] = {DEFAULT_BUNDLE_NAME: "default"}
+    """Models, by a name of your choice: a folder, or the word default for the one that ships."""
+    routes: Annotated[tuple[RouteSection, ...], Field(min_length=1)]
+    """Which images are taken, in the order tried."""
+    results: ResultsSection = ResultsSection()
+    """What results look like and say."""
+    equipment: EquipmentSection = EquipmentSection()
+    """How this node names itself."""
+    inference: InferenceSection = InferenceSection()
+    """The worker that runs the model."""
+    limits: LimitsSection = LimitsSection()
+    """What the node refuses."""
+    settle: SettleSection = SettleSection()
+    """When a study counts as complete."""
+    log: LogSection = LogSection()
+    """The log."""

@@ -1,0 +1,53 @@
+"""Everything we ask of pynetdicom beyond its public calls, in one place, guarded by a version check."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from pathlib import Path
+
+import pynetdicom
+from pynetdicom import _config, evt
+
+from dicom_node.core.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+TESTED_WITH = ("3.0",)
+"""Minor versions whose inside these settings were checked against."""
+
+
+def is_tested_version() -> bool:
+    """Is the installed pynetdicom one that this module was checked against?"""
+    return str(pynetdicom.__version__).startswith(TESTED_WITH)
+
+
+def spool_to(incoming: Path) -> None:
+    """Make the C-STORE receiver write each data set to `incoming` as it arrives.
+
+    Bounded memory for any object size. pynetdicom takes a file name from `tempfile`, whose folder is
+    per process: the receiver is a process of its own, so nothing else is affected.
+    """
+    _config.STORE_RECV_CHUNKED_DATASET = True
+    tempfile.tempdir = str(incoming)
+
+
+def send_from_files() -> None:
+    """Make C-STORE requests stream a file's data set as it is, without reading it into memory."""
+    _config.STORE_SEND_CHUNKED_DATASET = True
+
+
+def application_entity(title: str) -> pynetdicom.AE:
+    """An AE that names this implementation."""
+    ae = pynetdicom.AE(ae_title=title)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    return ae
+
+
+def send_at_once(event: evt.Event) -> None:
+    """Handler for EVT_CONN_OPEN: no waiting for more bytes before sending (TCP_NODELAY).
+
+    Otherwise Nagle's algorithm and delayed acknowledgements add 40 ms to every image.
+    """
+    holder = event.assoc.dul.socket
+    if holder is not None and holder.socket is not None:
+        holder.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

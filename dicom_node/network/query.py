@@ -1,0 +1,52 @@
+"""Ask an archive what it has."""
+
+from __future__ import annotations
+
+from pydicom.dataset import Dataset
+from pynetdicom.presentation import build_context
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+
+from dicom_node.core.errors import QueryRefused
+from dicom_node.dicom.services import status_text
+from dicom_node.network.scu import RemoteAE, open_association
+
+_PENDING = (0xFF00, 0xFF01)
+
+
+def listed_instances(remote: RemoteAE, series: set[tuple[str, str]]) -> dict[tuple[str, str], set[str]]:
+    """The SOP Instance UIDs that the archive lists for each (study, series).
+
+    C-FIND, Study Root, IMAGE level, with the unique keys of the levels above (PS3.4 C.4.1).
+    Raises QueryRefused if it does not answer such a query, and what `open_association` raises.
+    """
+    association = open_association(remote, [build_context(StudyRootQueryRetrieveInformationModelFind)])
+    try:
+        if not association.accepted_contexts:
+            raise QueryRefused(
+                f"{remote}: does not offer Study Root C-FIND; set `confirm: none` or let us query"
+            )
+        return {pair: _find(remote, association, *pair) for pair in sorted(series)}
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def _find(remote: RemoteAE, association: object, study: str, series: str) -> set[str]:
+    query = Dataset()
+    query.QueryRetrieveLevel = "IMAGE"
+    query.StudyInstanceUID = study
+    query.SeriesInstanceUID = series
+    query.SOPInstanceUID = ""
+    found = set()
+    answers = association.send_c_find(  # type: ignore[attr-defined]
+        query, StudyRootQueryRetrieveInformationModelFind
+    )
+    for status, match in answers:
+        if "Status" not in status:
+            raise QueryRefused(f"{remote}: no answer to C-FIND")
+        if status.Status in _PENDING:
+            if match is not None and "SOPInstanceUID" in match:
+                found.add(str(match.SOPInstanceUID))
+        elif status.Status != 0x0000:
+            raise QueryRefused(f"{remote}: C-FIND answered {status_text(status.Status)}")
+    return found

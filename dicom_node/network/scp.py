@@ -1,0 +1,197 @@
+"""The receiver's edge: who may associate, and one answer for each C-STORE."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from pathlib import Path
+
+from pynetdicom import evt
+from pynetdicom.sop_class import Verification
+
+from dicom_node.core.errors import NodeError
+from dicom_node.core.image import Arrival
+from dicom_node.dicom.services import RETURNED_CLASSES, ULTRASOUND_CLASSES, UNCOMPRESSED, transfer_syntaxes_in
+from dicom_node.network.library import application_entity, send_at_once, spool_to
+
+log = logging.getLogger(__name__)
+
+# PS3.8 9.3.4: rejected permanent (1) by the service user (1).
+_CALLING_NOT_RECOGNISED = (0x01, 0x01, 0x03)
+_CALLED_NOT_RECOGNISED = (0x01, 0x01, 0x07)
+
+_SUCCESS = 0x0000
+_CANNOT_UNDERSTAND = 0xC000
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedPeer:
+    """A calling AE title and the networks it may call from."""
+
+    ae_title: str
+    networks: tuple[IPv4Network | IPv6Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScpSettings:
+    """How to listen and whom to let in."""
+
+    host: str
+    port: int
+    called_ae_titles: frozenset[str]
+    peers: tuple[AllowedPeer, ...]
+    accept_unknown_peers: bool
+    max_associations: int
+    max_pdu_bytes: int
+    idle_timeout_s: float
+    incoming: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A received object: a Part 10 file on disk, not yet durable, and what the command said of it."""
+
+    path: Path
+    arrival: Arrival
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+class StoreScp:
+    """C-ECHO and C-STORE on one port for all our AE titles.
+
+    take  makes one object durable; returning means 0000, a NodeError means its status.
+    """
+
+    def __init__(self, settings: ScpSettings, take: Callable[[Spooled], None]) -> None:
+        """Prepare; nothing listens before `start`."""
+        self._settings = settings
+        self._take = take
+        self._counts: dict[int, int] = {}
+        self._counts_lock = threading.Lock()
+        self._ae = application_entity(min(settings.called_ae_titles))
+        self._ae.maximum_associations = settings.max_associations
+        self._ae.maximum_pdu_size = settings.max_pdu_bytes
+        self._ae.network_timeout = settings.idle_timeout_s
+        self._ae.add_supported_context(Verification)
+        for sop_class in ULTRASOUND_CLASSES:
+            self._ae.add_supported_context(sop_class, list(transfer_syntaxes_in()))
+        for sop_class in RETURNED_CLASSES:
+            self._ae.add_supported_context(sop_class, list(UNCOMPRESSED))
+        spool_to(settings.incoming)
+
+    def start(self) -> int:
+        """Listen; return the port."""
+        server = self._ae.start_server(
+            (self._settings.host, self._settings.port),
+            block=False,
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, send_at_once),
+                (evt.EVT_REQUESTED, self._admit),
+                (evt.EVT_C_STORE, self._store),
+                (evt.EVT_RELEASED, self._ended, ["association released"]),
+                (evt.EVT_ABORTED, self._ended, ["association aborted"]),
+            ],
+        )
+        self._server = server
+        return int(server.socket.getsockname()[1])
+
+    def stop(self, drain_s: float) -> None:
+        """Take no new association, give the open ones `drain_s` seconds to end, then abort them."""
+        # The server's own shutdown closes the listening socket; the AE's also aborts everybody.
+        self._server.shutdown()
+        deadline = time.monotonic() + drain_s
+        while self._ae.active_associations and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self._ae.shutdown()
+
+    def _admit(self, event: evt.Event) -> None:
+        """EVT_REQUESTED: reject whoever is not on the list, with the standard's reason."""
+        request = event.assoc.requestor.primitive
+        arrival = Arrival(
+            calling_ae_title=request.calling_ae_title.strip(),
+            called_ae_title=request.called_ae_title.strip(),
+            address=event.assoc.requestor.address,
+        )
+        reason = None
+        if arrival.called_ae_title not in self._settings.called_ae_titles:
+            reason = _CALLED_NOT_RECOGNISED
+        elif not self._settings.accept_unknown_peers and not self._knows(arrival):
+            reason = _CALLING_NOT_RECOGNISED
+        fields = {
+            "peer": arrival.calling_ae_title,
+            "called": arrival.called_ae_title,
+            "address": arrival.address,
+        }
+        if reason is None:
+            log.info("association requested", extra={"action": "association-requested", **fields})
+            return
+        status = "called AE title not recognised" if reason[2] == 7 else "calling AE title not recognised"
+        log.warning(
+            "association rejected", extra={"action": "association-rejected", "status": status, **fields}
+        )
+        event.assoc.acse.send_reject(*reason)
+        event.assoc.kill()
+
+    def _knows(self, arrival: Arrival) -> bool:
+        address = ip_address(arrival.address)
+        return any(
+            peer.ae_title == arrival.calling_ae_title and any(address in network for network in peer.networks)
+            for peer in self._settings.peers
+        )
+
+    def _store(self, event: evt.Event) -> int:
+        """EVT_C_STORE: one object in, one status out."""
+        request = event.assoc.requestor
+        spooled = Spooled(
+            path=Path(event.dataset_path),
+            arrival=Arrival(
+                request.ae_title.strip(), request.primitive.called_ae_title.strip(), request.address
+            ),
+            sop_class_uid=str(event.request.AffectedSOPClassUID),
+            sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
+        )
+        started = time.monotonic()
+        fields = {"peer": spooled.arrival.calling_ae_title, "address": spooled.arrival.address}
+        try:
+            self._take(spooled)
+        except NodeError as error:
+            log.warning(
+                "object refused",
+                extra={
+                    "action": "object-refused",
+                    "code": error.code,
+                    "status": f"0x{error.dimse_status:04X}",
+                    **fields,
+                },
+            )
+            return error.dimse_status
+        except Exception as error:  # noqa: BLE001 - the sender needs an answer whatever happened
+            log.error(
+                "object failed", extra={"action": "object-failed", "code": type(error).__name__, **fields}
+            )
+            return _CANNOT_UNDERSTAND
+        with self._counts_lock:
+            self._counts[id(event.assoc)] = self._counts.get(id(event.assoc), 0) + 1
+        log.debug(
+            "object stored",
+            extra={"action": "object-stored", "seconds": time.monotonic() - started, **fields},
+        )
+        return _SUCCESS
+
+    def _ended(self, event: evt.Event, words: str) -> None:
+        with self._counts_lock:
+            count = self._counts.pop(id(event.assoc), 0)
+        log.info(
+            words,
+            extra={
+                "action": words.replace(" ", "-"),
+                "peer": event.assoc.requestor.ae_title.strip(),
+                "address": event.assoc.requestor.address,
+                "count": count,
+            },
+        )

@@ -1,0 +1,188 @@
+"""The sending edge: one association for what is waiting, one outcome for each instance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import Verification
+
+from dicom_node.core.errors import (
+    DestinationAborted,
+    DestinationBusy,
+    DestinationRefused,
+    DestinationRejected,
+    DestinationUnreachable,
+    NodeError,
+    NoPresentationContext,
+)
+from dicom_node.dicom.services import (
+    TRANSFER_SYNTAXES_OUT,
+    UNCOMPRESSED,
+    StatusKind,
+    status_kind,
+    status_text,
+)
+from dicom_node.network.library import application_entity, send_at_once, send_from_files
+
+_MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers from 1 to 255
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteAE:
+    """Somebody we open associations to."""
+
+    name: str
+    ae_title: str
+    host: str
+    port: int
+    calling_ae_title: str
+    connect_timeout_s: float
+    answer_timeout_s: float
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.ae_title} at {self.host}:{self.port})"
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A Part 10 file to send, and what it is."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of one instance: stored with this status, or an error."""
+
+    item: Outgoing
+    status: int | None
+    error: NodeError | None
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return str(self.error) if self.error else status_text(self.status or 0)
+
+
+def open_association(remote: RemoteAE, contexts: list[PresentationContext]) -> Association:
+    """Associate, or raise DestinationUnreachable, DestinationRejected or DestinationAborted."""
+    ae = application_entity(remote.calling_ae_title)
+    ae.connection_timeout = remote.connect_timeout_s
+    ae.acse_timeout = remote.connect_timeout_s
+    ae.dimse_timeout = remote.answer_timeout_s
+    ae.network_timeout = remote.answer_timeout_s
+    association = ae.associate(
+        remote.host,
+        remote.port,
+        contexts=contexts,
+        ae_title=remote.ae_title,
+        max_pdu=131072,
+        evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once)],
+    )
+    if association.is_established:
+        return association
+    if association.is_rejected:
+        answer = association.acceptor.primitive
+        raise DestinationRejected(
+            f"{remote}: {answer.result_str}, {answer.source_str}, {answer.reason_str}; "
+            f"check the AE titles and whether it knows {remote.calling_ae_title}"
+        )
+    if association.is_aborted and association.acceptor.primitive is not None:
+        raise DestinationAborted(f"{remote}: aborted while associating")
+    raise DestinationUnreachable(f"{remote}: nothing answers as DICOM there; check host, port and firewall")
+
+
+def echo(remote: RemoteAE) -> float:
+    """C-ECHO; return the seconds it took, association included."""
+    started = time.monotonic()
+    association = open_association(remote, [build_context(Verification)])
+    try:
+        status = association.send_c_echo()
+    finally:
+        association.release()
+    if "Status" not in status:
+        raise DestinationAborted(f"{remote}: no answer to C-ECHO")
+    if status.Status != 0x0000:
+        raise DestinationRefused(f"{remote}: C-ECHO answered {status_text(status.Status)}")
+    return time.monotonic() - started
+
+
+def send(remote: RemoteAE, items: Sequence[Outgoing]) -> Iterator[Sent]:
+    """Store the items over one association; yield an outcome for every one, in order, as it is known.
+
+    Never raises for what happens on the network: items that could not be tried have an error too.
+    """
+    send_from_files()
+    try:
+        association = open_association(remote, _contexts(items))
+    except NodeError as error:
+        yield from (Sent(item, None, error) for item in items)
+        return
+    try:
+        for item in items:
+            yield _send_one(remote, association, item)
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def _send_one(remote: RemoteAE, association: Association, item: Outgoing) -> Sent:
+    if not association.is_established:
+        return Sent(item, None, DestinationAborted(f"{remote}: the association ended early"))
+    accepted = {
+        str(context.transfer_syntax[0])
+        for context in association.accepted_contexts
+        if context.abstract_syntax == item.sop_class_uid
+    }
+    payload: Path | Dataset = item.path
+    if item.transfer_syntax_uid not in accepted:
+        if item.transfer_syntax_uid not in UNCOMPRESSED or not accepted & set(UNCOMPRESSED):
+            return Sent(
+                item,
+                None,
+                NoPresentationContext(
+                    f"{remote}: {UID(item.sop_class_uid).name} in {UID(item.transfer_syntax_uid).name}; "
+                    "ask its administrator to accept it"
+                ),
+            )
+        payload = dcmread(item.path)  # pynetdicom encodes it anew in the accepted syntax
+    try:
+        answer = association.send_c_store(payload)
+    except (ValueError, RuntimeError) as error:
+        return Sent(item, None, DestinationAborted(f"{remote}: {type(error).__name__} while sending"))
+    if "Status" not in answer:
+        return Sent(item, None, DestinationAborted(f"{remote}: no answer to C-STORE"))
+    return Sent(item, int(answer.Status), _refusal(remote, int(answer.Status)))
+
+
+def _refusal(remote: RemoteAE, status: int) -> NodeError | None:
+    kind = status_kind(status)
+    if kind is StatusKind.TEMPORARY:
+        return DestinationBusy(f"{remote}: {status_text(status)}")
+    if kind is StatusKind.PERMANENT:
+        return DestinationRefused(
+            f"{remote}: {status_text(status)}; its log says why, then `emode jobs retry` sends again"
+        )
+    return None
+
+
+def _contexts(items: Sequence[Outgoing]) -> list[PresentationContext]:
+    """One context per SOP class and transfer syntax: the acceptor then cannot choose for us."""
+    pairs: dict[tuple[str, str], None] = {}
+    for item in items:
+        pairs[item.sop_class_uid, item.transfer_syntax_uid] = None
+        if item.transfer_syntax_uid in UNCOMPRESSED:
+            pairs |= dict.fromkeys((item.sop_class_uid, syntax) for syntax in TRANSFER_SYNTAXES_OUT)
+    return [build_context(sop_class, syntax) for sop_class, syntax in list(pairs)[:_MAX_CONTEXTS]]

@@ -1,0 +1,370 @@
+"""Composition root: turns a configuration into running parts. Knows everybody; nobody knows it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from ipaddress import ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dicom_node.config import DEFAULT_BUNDLE_NAME, Config
+from dicom_node.core.errors import BundleUnusable, ListenFailed
+from dicom_node.core.job import JobKind, RetryPolicy
+from dicom_node.core.rules import PRIORITIES, DeliverWhen, Match, Route
+from dicom_node.core.study import SettlePolicy
+from dicom_node.dicom.label import LabelSettings
+from dicom_node.dicom.reading import ReadLimits
+from dicom_node.dicom.results import BundleFacts, Equipment, ResultSettings
+from dicom_node.network.scu import RemoteAE
+from dicom_node.store.database import Database, open_database
+from dicom_node.store.files import Layout
+from dicom_node.store.jobs import ClaimedJob
+from dicom_node.store.process import Bells, sole_holder
+from dicom_node.supervise import Role, end_with_parent, report_ready, stop_on_signal
+
+if TYPE_CHECKING:
+    from dicom_node.work.deliver import Archive
+    from dicom_node.work.loop import Handler, Lane
+    from dicom_node.work.make import Appearance, Model
+
+log = logging.getLogger(__name__)
+
+_DRAIN_S = 20.0
+_DELIVER_BATCH = 100
+_CONFIRM_BATCH = 500
+_CONFIRM_POLICY = RetryPolicy(first_delay_s=1.0, factor=2.0, cap_s=3600.0, jitter=0.1)
+_INFER_POLICY = RetryPolicy(first_delay_s=0.5, factor=4.0, cap_s=60.0, jitter=0.1)
+
+
+def now() -> datetime:
+    """The clock that every part is given."""
+    return datetime.now(UTC)
+
+
+def software_version() -> str:
+    """Version of this program."""
+    return version("emode")
+
+
+# -- configuration to plain values ------------------------------------------------------------
+
+
+def routes_of(config: Config) -> tuple[Route, ...]:
+    """The routes, in the order tried."""
+    return tuple(
+        Route(
+            name=section.name,
+            called_ae_title=section.called_ae_title,
+            bundle=section.bundle,
+            destinations=section.destinations,
+            priority=PRIORITIES[section.priority],
+            deliver=DeliverWhen(section.deliver),
+            match=Match(
+                modality=section.match.modality,
+                sop_class=section.match.sop_class,
+                body_part=section.match.body_part,
+                calling_ae_title=section.match.calling_ae_title,
+                description=_compiled(section.match.description),
+                description_not=_compiled(section.match.description_not),
+            ),
+        )
+        for section in config.routes
+    )
+
+
+def remotes_of(config: Config) -> dict[str, RemoteAE]:
+    """The destinations as application entities."""
+    return {
+        name: RemoteAE(
+            name=name,
+            ae_title=section.ae_title,
+            host=section.host,
+            port=section.port,
+            calling_ae_title=section.calling_ae_title,
+            connect_timeout_s=section.connect_timeout_s,
+            answer_timeout_s=section.answer_timeout_s,
+        )
+        for name, section in config.destinations.items()
+    }
+
+
+def archives_of(config: Config) -> dict[str, Archive]:
+    """The destinations as archives that results are delivered to."""
+    from dicom_node.work.deliver import Archive
+
+    return {
+        name: Archive(
+            remote=remote,
+            confirm=config.destinations[name].confirm == "find",
+            confirm_delay_s=config.destinations[name].confirm_delay_s,
+            max_attempts=config.destinations[name].retry.max_attempts,
+        )
+        for name, remote in remotes_of(config).items()
+    }
+
+
+def appearance_of(config: Config) -> Appearance:
+    """What results look like and say."""
+    from dicom_node.work.make import Appearance
+
+    section = config.results
+    return Appearance(
+        label=LabelSettings(
+            text=section.label.text,
+            soft=section.label.soft,
+            hard=section.label.hard,
+            layout=section.layout,
+            font_file=section.label.font_file,
+        ),
+        results=ResultSettings(
+            series_description=section.series_description,
+            series_number_base=section.series_number_base,
+        ),
+        equipment=Equipment(
+            manufacturer=config.equipment.manufacturer,
+            model_name=config.equipment.model_name,
+            device_serial=config.equipment.device_serial_number,
+            software_version=software_version(),
+            station_name=config.equipment.station_name,
+            institution_name=config.equipment.institution_name,
+        ),
+    )
+
+
+def read_limits_of(config: Config) -> ReadLimits:
+    """What the intake gate refuses to decode."""
+    return ReadLimits(max_pixels=config.limits.decoded_megapixels * 1_000_000)
+
+
+def models_of(config: Config, names: Sequence[str]) -> dict[str, Model]:
+    """Load bundles and start their predictors. The only function that imports torch."""
+    from model.bundle import DEFAULT_BUNDLE, read_bundle
+    from model.colormap import get_colormap
+    from model.errors import ModelError
+    from model.predict import Predictor
+
+    from dicom_node.work.make import Model
+
+    models = {}
+    for name in names:
+        where = config.bundles[name]
+        section = config.inference
+        try:
+            bundle = read_bundle(DEFAULT_BUNDLE if where == DEFAULT_BUNDLE_NAME else Path(where))
+            predictor = Predictor(
+                bundle, device=section.device, precision=section.precision, threads=section.threads
+            )
+        except ModelError as error:
+            raise BundleUnusable(f'"{name}" ({where}): {error}') from error
+        manifest = bundle.manifest
+        facts = BundleFacts(
+            name=manifest.name,
+            version=manifest.version,
+            weights_sha256=bundle.weights_sha256,
+            colormap=f"{manifest.colormap.name}-{manifest.colormap.version}",
+            trained_on_simulation=manifest.training.simulated,
+        )
+        colours = get_colormap(manifest.colormap.name, manifest.colormap.version).table
+        models[name] = Model(predictor, facts, colours)
+        log.info(
+            "bundle loaded",
+            extra={"action": "bundle-loaded", "bundle": bundle.id, "device": str(predictor.device)},
+        )
+    return models
+
+
+def layout_of(config: Config) -> Layout:
+    """Where this node's files are."""
+    return Layout(config.data_dir)
+
+
+# -- the processes ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What every process opens first."""
+
+    config: Config
+    layout: Layout
+    database: Database
+    bells: Bells
+    stop: threading.Event
+
+
+def run_role(role: Role, config: Config, *, supervised: bool) -> None:
+    """Be one process of the node until a signal, or the supervisor's end, says stop."""
+    stop = threading.Event()
+    stop_on_signal(stop.set)
+    if supervised:
+        end_with_parent(stop)
+    os.umask(0o077)
+    layout = layout_of(config)
+    layout.create()
+    with ExitStack() as stack:
+        stack.enter_context(sole_holder(layout.lock(role), role))
+        database = open_database(layout.database, now())
+        stack.callback(database.close)
+        base = _Base(config, layout, database, Bells(layout.bells), stop)
+        {Role.RECEIVER: _receive, Role.WORKER: _infer, Role.COURIER: _carry}[role](base)
+    log.info("process ends", extra={"action": "role-end", "role": role.value})
+
+
+def _receive(base: _Base) -> None:
+    from dicom_node.network.scp import AllowedPeer, ScpSettings, Spooled, StoreScp
+    from dicom_node.work.receive import ReceiveLimits, Reception
+
+    config = base.config
+    routes = routes_of(config)
+    reception = Reception(
+        database=base.database,
+        layout=base.layout,
+        bells=base.bells,
+        routes=routes,
+        limits=ReceiveLimits(
+            object_bytes=config.limits.object_mib << 20,
+            min_free_bytes=config.limits.min_free_mib << 20,
+            infer_max_attempts=config.inference.max_attempts,
+        ),
+        clock=now,
+    )
+
+    def take(spooled: Spooled) -> None:
+        reception.take(
+            spooled.path,
+            spooled.arrival,
+            sop_class_uid=spooled.sop_class_uid,
+            sop_instance_uid=spooled.sop_instance_uid,
+        )
+
+    settings = ScpSettings(
+        host=config.listen.host,
+        port=config.listen.port,
+        called_ae_titles=frozenset(route.called_ae_title for route in routes),
+        peers=tuple(
+            AllowedPeer(peer.ae_title, tuple(ip_network(a) for a in peer.addresses)) for peer in config.peers
+        ),
+        accept_unknown_peers=config.accept_unknown_peers,
+        max_associations=config.listen.max_associations,
+        max_pdu_bytes=config.listen.max_pdu_bytes,
+        idle_timeout_s=config.listen.idle_timeout_s,
+        incoming=base.layout.incoming,
+    )
+    scp = StoreScp(settings, take)
+    try:
+        port = scp.start()
+    except OSError as error:
+        raise ListenFailed(f"{config.listen.host}:{config.listen.port}: {error.strerror}") from error
+    if config.accept_unknown_peers:
+        log.warning("anybody may call this node", extra={"action": "accept-unknown-peers"})
+    report_ready(port=port)
+    base.stop.wait()
+    scp.stop(_DRAIN_S)
+
+
+def _infer(base: _Base) -> None:
+    from dicom_node.work.infer import Infer
+    from dicom_node.work.loop import Lane
+    from dicom_node.work.receive import INFER_LANE
+
+    config = base.config
+    routes = {route.name: route for route in routes_of(config)}
+    models = models_of(config, sorted({route.bundle for route in routes.values()}))
+    handler = Infer(
+        database=base.database,
+        layout=base.layout,
+        routes=routes,
+        models=models,
+        appearance=appearance_of(config),
+        limits=read_limits_of(config),
+        delivery_attempts={name: d.retry.max_attempts for name, d in config.destinations.items()},
+    )
+    lane = Lane(
+        JobKind.INFER,
+        INFER_LANE,
+        batch=config.inference.batch_size,
+        policy=_INFER_POLICY,
+        time_limit_s=config.inference.time_limit_s,
+        retries_alone=True,
+    )
+    _serve_lanes(base, {lane: handler}, report={"device": _devices(models)})
+
+
+def _carry(base: _Base) -> None:
+    from dicom_node.work.confirm import Confirm
+    from dicom_node.work.deliver import Deliver
+    from dicom_node.work.loop import Lane
+    from dicom_node.work.receive import INFER_LANE
+    from dicom_node.work.ticks import Ticks
+
+    config = base.config
+    lanes: dict[Lane, Handler] = {}
+    for name, archive in archives_of(config).items():
+        retry = config.destinations[name].retry
+        policy = RetryPolicy(retry.first_delay_s, retry.factor, retry.cap_s)
+        # A batch may take as long as its slowest honest answers; a lane that hangs stops only itself.
+        limit_s = 60.0 + _DELIVER_BATCH * archive.remote.answer_timeout_s
+        lanes[Lane(JobKind.DELIVER, name, _DELIVER_BATCH, policy, limit_s)] = Deliver(
+            archive, base.database, base.layout
+        )
+        lanes[Lane(JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s)] = Confirm(
+            archive, base.database
+        )
+    ticks = Ticks(
+        database=base.database,
+        layout=base.layout,
+        bells=base.bells,
+        settle=SettlePolicy(config.settle.quiet_s, config.settle.max_wait_s),
+        lanes=[(JobKind.INFER, INFER_LANE), *((lane.kind, lane.name) for lane in lanes)],
+        clock=now,
+    )
+    scheduler = ticks.start()
+    try:
+        _serve_lanes(base, lanes, report={})
+    finally:
+        scheduler.shutdown(wait=False)
+
+
+def _serve_lanes(base: _Base, lanes: Mapping[Lane, Handler], report: Mapping[str, str]) -> None:
+    """One thread for each lane, so that none waits for another."""
+    from dicom_node.work.loop import WorkLoop
+
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    threads = [
+        threading.Thread(
+            name=f"{lane.kind}-{lane.name}",
+            target=WorkLoop(
+                lane, base.database, base.bells, handler, owner=owner, clock=now, on_hang=_leave
+            ).run,
+            args=(base.stop,),
+        )
+        for lane, handler in lanes.items()
+    ]
+    for thread in threads:
+        thread.start()
+    report_ready(**report)
+    for thread in threads:
+        thread.join()
+
+
+def _leave(claimed: Sequence[ClaimedJob]) -> None:
+    """A batch hangs: end this process. The supervisor starts another, which takes the jobs back."""
+    log.error("batch hangs; the process ends", extra={"action": "hang", "count": len(claimed)})
+    os._exit(70)  # EX_SOFTWARE
+
+
+def _devices(models: Mapping[str, Model]) -> str:
+    return ", ".join(sorted({str(getattr(m.predictor, "device", "?")) for m in models.values()}))
+
+
+def _compiled(pattern: str | None) -> re.Pattern[str] | None:
+    return re.compile(pattern, re.IGNORECASE) if pattern is not None else None

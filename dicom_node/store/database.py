@@ -1,0 +1,79 @@
+"""The engine: one SQLite file, durable before we answer, short write transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
+
+from dicom_node.core.errors import StoreBusy
+from dicom_node.store.migrations import migrate
+
+_READ_ONLY = "emode_read_only"
+
+
+class Database:
+    """Where the state lives. Threads may share one; processes each open their own."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Wrap an engine made by `open_database`."""
+        self._writer = engine
+        self._reader = engine.execution_options(**{_READ_ONLY: True})
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One write transaction: commits at the end of the block, rolls back on any error.
+
+        Raises StoreBusy if another process holds the file for longer than the busy timeout,
+        or the disk is full.
+        """
+        try:
+            with self._writer.begin() as conn:
+                yield conn
+        except OperationalError as error:
+            raise StoreBusy(str(error.orig)) from error
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent view; never waits for a writer."""
+        with self._reader.begin() as conn:
+            yield conn
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._writer.dispose()
+
+
+def open_database(path: Path, now: datetime, *, busy_timeout_s: float = 30.0) -> Database:
+    """Open or create the SQLite file and bring its schema up to date.
+
+    WAL so that readers and the writer do not wait for each other; synchronous=FULL so that a
+    committed row survives a power cut, which is what a 0000 status promises.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": busy_timeout_s})
+    event.listen(engine, "connect", _prepare_connection)
+    event.listen(engine, "begin", _begin)
+    database = Database(engine)
+    with database.write() as conn:
+        migrate(conn, now)
+    return database
+
+
+def _prepare_connection(connection: sqlite3.Connection, record: Any) -> None:
+    # The driver's own implicit BEGIN is deferred: two writers would then deadlock on the upgrade
+    # of their read locks. Transactions are begun by _begin instead.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(conn: Connection) -> None:
+    read_only = conn.get_execution_options().get(_READ_ONLY, False)
+    conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -1,0 +1,111 @@
+"""Files on disk: written aside, synced, renamed into place. Names come from our own digests only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.core.errors import StorageFull
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things are under the data folder."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.root / "state.sqlite"
+
+    @property
+    def incoming(self) -> Path:
+        """Objects still arriving and results still being written; on the same file system as the rest."""
+        return self.root / "incoming"
+
+    @property
+    def locks(self) -> Path:
+        """Kernel locks that tell whether a process of ours is alive. They hold no state."""
+        return self.root / "locks"
+
+    @property
+    def bells(self) -> Path:
+        """Named pipes that wake a waiting loop. Losing one costs a second, nothing else."""
+        return self.root / "bells"
+
+    def lock(self, role: str) -> Path:
+        """The lock of one role's process."""
+        return self.locks / f"{role}.lock"
+
+    def source(self, digest: str) -> Path:
+        """The received object with this digest."""
+        return self._place("source", digest)
+
+    def result(self, digest: str) -> Path:
+        """The emitted object with this digest."""
+        return self._place("result", digest)
+
+    def _place(self, kind: str, digest: str) -> Path:
+        # Two levels keep folders small: 256 of them, a few thousand files each for a million images.
+        return self.root / kind / digest[:2] / f"{digest}.dcm"
+
+    def create(self) -> None:
+        """Make the folders, readable by this user alone."""
+        for folder in (self.root, self.incoming, self.locks, self.bells):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def stored(self) -> Iterator[tuple[str, str, Path]]:
+        """Every kept file as (kind, digest, path)."""
+        for kind in ("source", "result"):
+            for path in (self.root / kind).glob("??/*.dcm"):
+                yield kind, path.stem, path
+
+
+def commit_file(written: Path, place: Path) -> None:
+    """Make a written file durable under its final name; on return it survives a power cut.
+
+    The content of one place is always the same (its name is the content's digest), so replacing
+    an existing file is harmless.
+    """
+    _sync(written)
+    folder = place.parent
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _sync(folder.parent.parent)
+        _sync(folder.parent)
+    written.replace(place)
+    _sync(folder)
+
+
+def digest_from(path: Path, offset: int, prefix: str) -> tuple[str, int]:
+    """SHA-256 over `prefix` and the file from `offset` to its end; also the size of the whole file."""
+    digest = hashlib.sha256(prefix.encode())
+    with path.open("rb") as file:
+        file.seek(offset)
+        while block := file.read(_BLOCK):
+            digest.update(block)
+        return digest.hexdigest(), file.tell()
+
+
+def require_free_space(folder: Path, needed_bytes: int) -> None:
+    """Raise StorageFull unless the file system of `folder` has this much left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise StorageFull(
+            f"{free // 2**20} MiB free, {needed_bytes // 2**20} MiB must stay so; make room on the data disk"
+        )
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

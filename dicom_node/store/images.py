@@ -1,0 +1,173 @@
+"""Received images and the studies they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from dicom_node.core.image import Arrival, ImageHeader
+from dicom_node.core.study import STUDY_TRANSITIONS, SettlePolicy, StudyEvent, StudyState, is_settled
+from dicom_node.dicom.gate import Skip
+from dicom_node.store.schema import images, studies
+
+
+class Decision(StrEnum):
+    """What the node makes of an image."""
+
+    PENDING = "pending"
+    ACCEPTED = "accepted"
+    SKIPPED = "skipped"
+
+
+class Novelty(StrEnum):
+    """What an arrival adds to what is already here."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    REPLACED = "replaced"
+    """Same SOP Instance UID, other bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The rows that now stand for an arrival."""
+
+    image_id: int
+    study_id: int
+    novelty: Novelty
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image as later steps need it."""
+
+    id: int
+    study_id: int
+    route: str
+    sop_instance_uid: str
+    digest: str
+
+
+def record_arrival(
+    conn: Connection,
+    header: ImageHeader,
+    arrival: Arrival,
+    *,
+    route: str,
+    digest: str,
+    size_bytes: int,
+    skip: Skip | None,
+    now: datetime,
+) -> Receipt:
+    """Write down one received object. The caller's commit is what a 0000 status stands for."""
+    known = conn.execute(
+        select(images).where(images.c.route == route, images.c.sop_instance_uid == header.sop_instance_uid)
+    ).one_or_none()
+    if known is not None and known.digest == digest:
+        conn.execute(update(images).where(images.c.id == known.id).values(arrivals=known.arrivals + 1))
+        return Receipt(known.id, known.study_id, Novelty.DUPLICATE)
+
+    study_id = _arrive_at_study(conn, header, now)
+    content: dict[str, Any] = {
+        "study_id": study_id,
+        "sop_class_uid": header.sop_class_uid,
+        "series_instance_uid": header.series_instance_uid,
+        "transfer_syntax_uid": header.transfer_syntax_uid,
+        "instance_number": header.instance_number,
+        "digest": digest,
+        "size_bytes": size_bytes,
+        "calling_ae_title": arrival.calling_ae_title,
+        "called_ae_title": arrival.called_ae_title,
+        "address": arrival.address,
+        "received_at": now,
+        "decision": Decision.SKIPPED if skip else Decision.PENDING,
+        "skip_code": skip and skip.code,
+        "skip_sentence": skip and skip.sentence,
+        "decided_at": now if skip else None,
+    }
+    if known is not None:
+        counts = {"revision": known.revision + 1, "arrivals": known.arrivals + 1}
+        conn.execute(update(images).where(images.c.id == known.id).values(**content, **counts))
+        return Receipt(known.id, study_id, Novelty.REPLACED)
+    result = conn.execute(
+        insert(images).values(route=route, sop_instance_uid=header.sop_instance_uid, **content)
+    )
+    row_id = result.inserted_primary_key
+    assert row_id is not None
+    return Receipt(int(row_id[0]), study_id, Novelty.NEW)
+
+
+def load_image(conn: Connection, image_id: int) -> StoredImage:
+    """One image by its row."""
+    row = conn.execute(select(images).where(images.c.id == image_id)).one()
+    return StoredImage(row.id, row.study_id, row.route, row.sop_instance_uid, row.digest)
+
+
+def decide(conn: Connection, image_id: int, skip: Skip | None, now: datetime) -> None:
+    """Record what the intake gate said of the pixels."""
+    conn.execute(
+        update(images)
+        .where(images.c.id == image_id)
+        .values(
+            decision=Decision.SKIPPED if skip else Decision.ACCEPTED,
+            skip_code=skip and skip.code,
+            skip_sentence=skip and skip.sentence,
+            decided_at=now,
+        )
+    )
+
+
+def studies_due(conn: Connection, policy: SettlePolicy, now: datetime) -> list[int]:
+    """The studies that have been quiet, or open, for long enough to settle."""
+    receiving = conn.execute(select(studies).where(studies.c.state == StudyState.RECEIVING)).all()
+    return [r.id for r in receiving if is_settled(r.first_received_at, r.last_received_at, now, policy)]
+
+
+def settle_due(conn: Connection, policy: SettlePolicy, now: datetime) -> list[int]:
+    """Settle every study that is due; return their rows."""
+    due = studies_due(conn, policy, now)
+    if due:
+        after = STUDY_TRANSITIONS[StudyState.RECEIVING, StudyEvent.SETTLE]
+        conn.execute(update(studies).where(studies.c.id.in_(due)).values(state=after, settled_at=now))
+    return due
+
+
+def source_digests(conn: Connection) -> set[str]:
+    """The digests of all received objects that a row stands for."""
+    return set(conn.scalars(select(images.c.digest)))
+
+
+def study_is_settled(conn: Connection, study_id: int) -> bool:
+    """Has the study settled, and nothing new come since?"""
+    return conn.scalar(select(studies.c.state).where(studies.c.id == study_id)) == StudyState.SETTLED
+
+
+def _arrive_at_study(conn: Connection, header: ImageHeader, now: datetime) -> int:
+    study: Row[Any] | None = conn.execute(
+        select(studies).where(studies.c.study_instance_uid == header.study_instance_uid)
+    ).one_or_none()
+    if study is None:
+        result = conn.execute(
+            insert(studies).values(
+                study_instance_uid=header.study_instance_uid,
+                accession_number=header.accession_number[:16],
+                state=StudyState.RECEIVING,
+                first_received_at=now,
+                last_received_at=now,
+            )
+        )
+        row_id = result.inserted_primary_key
+        assert row_id is not None
+        return int(row_id[0])
+    after = STUDY_TRANSITIONS[StudyState(study.state), StudyEvent.ARRIVE]
+    reopened = study.state != StudyState.RECEIVING
+    values: dict[str, Any] = {"state": after, "last_received_at": now}
+    if reopened:
+        # The longest wait counts from the first image of this round, or a late image would settle at once.
+        values |= {"revision": study.revision + 1, "first_received_at": now, "settled_at": None}
+    conn.execute(update(studies).where(studies.c.id == study.id).values(**values))
+    return int(study.id)

@@ -1,0 +1,259 @@
+"""The queue: every change of a job is one compare-and-set with one event row."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+
+from dicom_node.core.errors import IllegalTransition, NoSuchJob, StaleLease
+from dicom_node.core.job import JobEvent, JobKind, JobState, next_state, states_before
+from dicom_node.store.schema import job_events, jobs
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job in our hands until `lease_until`, unless we renew it."""
+
+    id: int
+    kind: JobKind
+    lane: str
+    image_id: int
+    study_id: int
+    delivery_id: int | None
+    priority: int
+    attempts: int
+    max_attempts: int
+    lease_token: str
+    created_at: datetime
+    claimed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """What a job is made of."""
+
+    kind: JobKind
+    lane: str
+    priority: int
+    study_id: int
+    image_id: int
+    max_attempts: int
+    delivery_id: int | None = None
+    not_before: datetime | None = None
+    held: bool = False
+
+
+def enqueue(conn: Connection, job: NewJob, now: datetime) -> int:
+    """Add a job; it exists when the caller's transaction commits."""
+    state = JobState.HELD if job.held else JobState.WAITING
+    result = conn.execute(
+        insert(jobs).values(
+            kind=job.kind,
+            lane=job.lane,
+            state=state,
+            priority=job.priority,
+            study_id=job.study_id,
+            image_id=job.image_id,
+            delivery_id=job.delivery_id,
+            max_attempts=job.max_attempts,
+            not_before=job.not_before or now,
+            created_at=now,
+        )
+    )
+    row_id = result.inserted_primary_key
+    assert row_id is not None
+    return int(row_id[0])
+
+
+def claim(
+    conn: Connection,
+    kind: JobKind,
+    lane: str,
+    *,
+    limit: int,
+    owner: str,
+    lease_s: float,
+    now: datetime,
+    retries_alone: bool = False,
+) -> list[ClaimedJob]:
+    """Take up to `limit` jobs of a lane that are due, most urgent first, oldest first.
+
+    retries_alone  a job that was tried before is taken by itself, so that one image which kills the
+                   worker costs its neighbours one attempt and no more.
+    """
+    due = conn.execute(
+        select(jobs)
+        .where(jobs.c.kind == kind, jobs.c.lane == lane, jobs.c.state == JobState.WAITING)
+        .where(jobs.c.not_before <= now)
+        .order_by(jobs.c.priority, jobs.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if retries_alone and any(row.attempts for row in due):
+        fresh = [row for row in due if not row.attempts]
+        due = due[:1] if due[0].attempts else fresh
+    claimed = []
+    for row in due:
+        token = str(uuid.uuid4())
+        _move(
+            conn,
+            row.id,
+            JobEvent.CLAIM,
+            now,
+            values={
+                "attempts": row.attempts + 1,
+                "lease_token": token,
+                "lease_until": now + timedelta(seconds=lease_s),
+                "owner": owner,
+                "claimed_at": now,
+            },
+            detail=owner,
+        )
+        claimed.append(_claimed(row, token, now))
+    return claimed
+
+
+def next_due(conn: Connection, kind: JobKind, lane: str) -> datetime | None:
+    """When the next waiting job of a lane may be claimed; None if nothing waits."""
+    due: datetime | None = conn.scalar(
+        select(func.min(jobs.c.not_before)).where(
+            jobs.c.kind == kind, jobs.c.lane == lane, jobs.c.state == JobState.WAITING
+        )
+    )
+    return due
+
+
+def renew(conn: Connection, claimed: Sequence[ClaimedJob], until: datetime) -> None:
+    """Keep jobs in hand for longer. A lease that is gone stays gone: finishing will say so."""
+    if not claimed:
+        return
+    conn.execute(
+        update(jobs)
+        .where(jobs.c.id == bindparam("job"), jobs.c.lease_token == bindparam("token"))
+        .values(lease_until=until),
+        [{"job": job.id, "token": job.lease_token} for job in claimed],
+    )
+
+
+def finish(conn: Connection, job: ClaimedJob, now: datetime, detail: str | None = None) -> None:
+    """The work is done; its effects are in the same transaction."""
+    values = {"error_code": None, "error_text": None, "ended_at": now}
+    _move(conn, job.id, JobEvent.FINISH, now, token=job.lease_token, values=values, detail=detail)
+
+
+def retry(
+    conn: Connection, job: ClaimedJob, now: datetime, *, not_before: datetime, code: str, text: str
+) -> None:
+    """The work failed for now; try again later."""
+    values = {"error_code": code, "error_text": text, "not_before": not_before}
+    _move(conn, job.id, JobEvent.RETRY, now, token=job.lease_token, values=values, detail=text)
+
+
+def fail(conn: Connection, job: ClaimedJob, now: datetime, *, code: str, text: str) -> None:
+    """The work failed for good, until an operator revives it."""
+    values = {"error_code": code, "error_text": text, "ended_at": now}
+    _move(conn, job.id, JobEvent.FAIL, now, token=job.lease_token, values=values, detail=text)
+
+
+def expire(conn: Connection, now: datetime, *, kind: JobKind, lane: str, owner_gone: bool) -> list[int]:
+    """Take back jobs whose holder is gone; return those that had no attempt left.
+
+    owner_gone  True if the caller knows that nobody holds this lane any more (it has the lane's lock),
+                so that unexpired leases are worthless too.
+    """
+    query = select(jobs).where(jobs.c.kind == kind, jobs.c.lane == lane, jobs.c.state == JobState.RUNNING)
+    if not owner_gone:
+        query = query.where(jobs.c.lease_until < now)
+    exhausted = []
+    for row in conn.execute(query).all():
+        last = row.attempts >= row.max_attempts
+        values: dict[str, Any] = {
+            "error_code": "attempts-exhausted" if last else "worker-gone",
+            "error_text": f"attempt {row.attempts} of {row.max_attempts} never reported an end",
+        }
+        values |= {"ended_at": now} if last else {"not_before": now}
+        event = JobEvent.EXHAUST if last else JobEvent.EXPIRE
+        _move(conn, row.id, event, now, token=row.lease_token, values=values, detail=values["error_text"])
+        if last:
+            exhausted.append(row.id)
+    return exhausted
+
+
+def times_queued(conn: Connection, kind: JobKind, delivery_id: int) -> int:
+    """How many jobs of a kind a delivery has had."""
+    count = select(func.count()).where(jobs.c.delivery_id == delivery_id, jobs.c.kind == kind)
+    return conn.scalar(count) or 0
+
+
+def release_held(conn: Connection, study_id: int, now: datetime) -> list[str]:
+    """Let the held jobs of a settled study go; return the lanes that have work now."""
+    held = conn.execute(
+        select(jobs.c.id, jobs.c.lane).where(jobs.c.study_id == study_id, jobs.c.state == JobState.HELD)
+    ).all()
+    for row in held:
+        _move(conn, row.id, JobEvent.RELEASE, now, values={"not_before": now})
+    return sorted({row.lane for row in held})
+
+
+def cancel(conn: Connection, job_id: int, now: datetime, by: str) -> None:
+    """An operator ends a job."""
+    _move(conn, job_id, JobEvent.CANCEL, now, values={"ended_at": now}, detail=by)
+
+
+def revive(conn: Connection, job_id: int, now: datetime, by: str) -> None:
+    """An operator starts a job again, with all its attempts."""
+    values = {"attempts": 0, "not_before": now, "ended_at": None}
+    _move(conn, job_id, JobEvent.REVIVE, now, values=values, detail=by)
+
+
+def _move(
+    conn: Connection,
+    job_id: int,
+    event: JobEvent,
+    now: datetime,
+    *,
+    values: dict[str, Any],
+    token: str | None = None,
+    detail: str | None = None,
+) -> None:
+    """Change one job if its state, and its lease where one is given, are still what we think."""
+    before = states_before(event)
+    after = next_state(before[0], event)
+    change = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(before))
+    if token is not None:
+        change = change.where(jobs.c.lease_token == token)
+    lease_ends = {} if after is JobState.RUNNING else {"lease_token": None, "lease_until": None}
+    if conn.execute(change.values(state=after, **lease_ends, **values)).rowcount != 1:
+        _explain(conn, job_id, event, token)
+    conn.execute(insert(job_events).values(job_id=job_id, at=now, event=event, state=after, detail=detail))
+
+
+def _explain(conn: Connection, job_id: int, event: JobEvent, token: str | None) -> None:
+    state = conn.scalar(select(jobs.c.state).where(jobs.c.id == job_id))
+    if state is None:
+        raise NoSuchJob(f"job {job_id}; `emode jobs list` shows what there is")
+    if token is not None:
+        raise StaleLease(f"job {job_id} is {state} by now")
+    raise IllegalTransition(f"job {job_id} is {state} and cannot {event}")
+
+
+def _claimed(row: Row[Any], token: str, now: datetime) -> ClaimedJob:
+    return ClaimedJob(
+        id=row.id,
+        kind=JobKind(row.kind),
+        lane=row.lane,
+        image_id=row.image_id,
+        study_id=row.study_id,
+        delivery_id=row.delivery_id,
+        priority=row.priority,
+        attempts=row.attempts + 1,
+        max_attempts=row.max_attempts,
+        lease_token=token,
+        created_at=row.created_at,
+        claimed_at=now,
+    )

@@ -1,0 +1,315 @@
+"""Read-only views for people: where is my study, what waits, what failed and why."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, or_, select
+
+from dicom_node.core.delivery import DeliveryState
+from dicom_node.core.errors import NoSuchJob
+from dicom_node.core.job import JobKind, JobState
+from dicom_node.store.images import Decision
+from dicom_node.store.schema import deliveries, image_results, images, job_events, jobs, results, studies
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryLine:
+    """One result at one destination."""
+
+    destination: str
+    state: str
+    words: str | None
+    accepted_at: datetime | None
+    confirmed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLine:
+    """One result of an image."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    bundle: str
+    created_at: datetime
+    steps: dict[str, float]
+    deliveries: tuple[DeliveryLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLine:
+    """One image's way through the node."""
+
+    study_instance_uid: str
+    accession_number: str
+    sop_instance_uid: str
+    instance_number: int | None
+    route: str
+    calling_ae_title: str
+    received_at: datetime
+    arrivals: int
+    decision: str
+    skip_code: str | None
+    skip_sentence: str | None
+    job: int | None
+    job_state: str | None
+    job_error: str | None
+    claimed_at: datetime | None
+    ended_at: datetime | None
+    results: tuple[ResultLine, ...]
+
+    @property
+    def stage(self) -> str:
+        """Where the image is now, in one word; the slowest destination counts."""
+        if self.decision == Decision.SKIPPED:
+            return "skipped"
+        if self.job_state != JobState.DONE:
+            return self.job_state or "unknown"
+        states = {delivery.state for result in self.results for delivery in result.deliveries}
+        for state in (
+            DeliveryState.PARKED,
+            DeliveryState.QUEUED,
+            DeliveryState.ACCEPTED,
+            DeliveryState.CONFIRMED,
+        ):
+            if state in states:
+                return state.value
+        return "done"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyLine:
+    """One study in numbers."""
+
+    study_instance_uid: str
+    accession_number: str
+    state: str
+    revision: int
+    first_received_at: datetime
+    last_received_at: datetime
+    images: int
+    skipped: int
+    failed: int
+    results: int
+    confirmed: int
+    parked: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobLine:
+    """One job."""
+
+    id: int
+    kind: str
+    lane: str
+    state: str
+    attempts: int
+    max_attempts: int
+    not_before: datetime
+    created_at: datetime
+    ended_at: datetime | None
+    owner: str | None
+    error_code: str | None
+    error_text: str | None
+    study_instance_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventLine:
+    """One change of one job."""
+
+    at: datetime
+    event: str
+    state: str
+    detail: str | None
+
+
+def counts(conn: Connection) -> dict[str, dict[str, int]]:
+    """How many images, jobs and deliveries are in each state."""
+
+    def by(column: Any) -> dict[str, int]:
+        rows = conn.execute(select(column, func.count()).group_by(column).order_by(column))
+        return {str(state): int(count) for state, count in rows}
+
+    unfinished = (
+        select(jobs.c.kind, jobs.c.state, func.count())
+        .where(jobs.c.state.not_in((JobState.DONE, JobState.CANCELLED)))
+        .group_by(jobs.c.kind, jobs.c.state)
+    )
+    return {
+        "studies": by(studies.c.state),
+        "images": by(images.c.decision),
+        "jobs": {f"{kind} {state}": count for kind, state, count in conn.execute(unfinished)},
+        "deliveries": by(deliveries.c.state),
+    }
+
+
+def image_lines(conn: Connection, *, study: str | None, limit: int) -> list[ImageLine]:
+    """The newest images, oldest first; `study` is a Study Instance UID or an accession number."""
+    query = select(images, studies.c.study_instance_uid, studies.c.accession_number).join(
+        studies, studies.c.id == images.c.study_id
+    )
+    rows = conn.execute(_of_study(query, study).order_by(images.c.id.desc()).limit(limit)).all()[::-1]
+    ids = [row.id for row in rows]
+    work = _last_infer_jobs(conn, ids)
+    made = _results(conn, ids)
+    return [_image_line(row, work.get(row.id), made[row.id]) for row in rows]
+
+
+def study_lines(conn: Connection, *, study: str | None, limit: int) -> list[StudyLine]:
+    """The studies that were heard of last, newest first."""
+    found = conn.execute(
+        _of_study(select(studies), study).order_by(studies.c.last_received_at.desc()).limit(limit)
+    ).all()
+    lines = []
+    for row in found:
+        of_study = select(func.count()).select_from(images).where(images.c.study_id == row.id)
+        made = (
+            select(deliveries.c.state, func.count(deliveries.c.id.distinct()))
+            .join(image_results, image_results.c.result_id == deliveries.c.result_id)
+            .join(images, images.c.id == image_results.c.image_id)
+            .where(images.c.study_id == row.id)
+            .group_by(deliveries.c.state)
+        )
+        states: dict[str, int] = {row[0]: row[1] for row in conn.execute(made)}
+        result_count = (
+            select(func.count(image_results.c.result_id.distinct()))
+            .join(images, images.c.id == image_results.c.image_id)
+            .where(images.c.study_id == row.id)
+        )
+        failed = (
+            select(func.count())
+            .select_from(jobs)
+            .where(jobs.c.study_id == row.id, jobs.c.kind == JobKind.INFER, jobs.c.state == JobState.FAILED)
+        )
+        lines.append(
+            StudyLine(
+                study_instance_uid=row.study_instance_uid,
+                accession_number=row.accession_number,
+                state=row.state,
+                revision=row.revision,
+                first_received_at=row.first_received_at,
+                last_received_at=row.last_received_at,
+                images=conn.scalar(of_study) or 0,
+                skipped=conn.scalar(of_study.where(images.c.decision == Decision.SKIPPED)) or 0,
+                failed=conn.scalar(failed) or 0,
+                results=conn.scalar(result_count) or 0,
+                confirmed=states.get(DeliveryState.CONFIRMED, 0),
+                parked=states.get(DeliveryState.PARKED, 0),
+            )
+        )
+    return lines
+
+
+def job_lines(
+    conn: Connection,
+    *,
+    states: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    lane: str | None = None,
+    study: str | None = None,
+    limit: int = 100,
+) -> list[JobLine]:
+    """Jobs that fit, newest first."""
+    query = _jobs_query()
+    if states:
+        query = query.where(jobs.c.state.in_(states))
+    if kinds:
+        query = query.where(jobs.c.kind.in_(kinds))
+    if lane:
+        query = query.where(jobs.c.lane == lane)
+    return [
+        _job_line(row)
+        for row in conn.execute(_of_study(query, study).order_by(jobs.c.id.desc()).limit(limit))
+    ]
+
+
+def job_history(conn: Connection, job_id: int) -> tuple[JobLine, list[EventLine]]:
+    """One job and everything that happened to it; raises NoSuchJob."""
+    row = conn.execute(_jobs_query().where(jobs.c.id == job_id)).one_or_none()
+    if row is None:
+        raise NoSuchJob(f"job {job_id}; `emode jobs list` shows what there is")
+    events = conn.execute(select(job_events).where(job_events.c.job_id == job_id).order_by(job_events.c.id))
+    return _job_line(row), [EventLine(e.at, e.event, e.state, e.detail) for e in events]
+
+
+def _jobs_query() -> Select[Any]:
+    return (
+        select(jobs, studies.c.study_instance_uid, images.c.sop_instance_uid)
+        .join(studies, studies.c.id == jobs.c.study_id)
+        .join(images, images.c.id == jobs.c.image_id)
+    )
+
+
+def _of_study(query: Select[Any], study: str | None) -> Select[Any]:
+    if study is None:
+        return query
+    return query.where(or_(studies.c.study_instance_uid == study, studies.c.accession_number == study))
+
+
+def _last_infer_jobs(conn: Connection, image_ids: list[int]) -> dict[int, Row[Any]]:
+    rows = conn.execute(
+        select(jobs).where(jobs.c.image_id.in_(image_ids), jobs.c.kind == JobKind.INFER).order_by(jobs.c.id)
+    )
+    return {row.image_id: row for row in rows}
+
+
+def _results(conn: Connection, image_ids: list[int]) -> dict[int, list[ResultLine]]:
+    ways: dict[int, list[DeliveryLine]] = defaultdict(list)
+    mine = select(image_results.c.result_id).where(image_results.c.image_id.in_(image_ids))
+    for row in conn.execute(
+        select(deliveries).where(deliveries.c.result_id.in_(mine)).order_by(deliveries.c.id)
+    ):
+        ways[row.result_id].append(
+            DeliveryLine(row.destination, row.state, row.words, row.accepted_at, row.confirmed_at)
+        )
+    made: dict[int, list[ResultLine]] = defaultdict(list)
+    for row in conn.execute(
+        select(results, image_results.c.image_id)
+        .join(image_results, image_results.c.result_id == results.c.id)
+        .where(image_results.c.image_id.in_(image_ids))
+        .order_by(image_results.c.pane, results.c.id)
+    ):
+        made[row.image_id].append(
+            ResultLine(
+                row.sop_instance_uid,
+                row.series_instance_uid,
+                row.bundle,
+                row.created_at,
+                json.loads(row.steps),
+                tuple(ways[row.id]),
+            )
+        )
+    return made
+
+
+def _image_line(row: Row[Any], job: Row[Any] | None, made: list[ResultLine]) -> ImageLine:
+    return ImageLine(
+        study_instance_uid=row.study_instance_uid,
+        accession_number=row.accession_number,
+        sop_instance_uid=row.sop_instance_uid,
+        instance_number=row.instance_number,
+        route=row.route,
+        calling_ae_title=row.calling_ae_title,
+        received_at=row.received_at,
+        arrivals=row.arrivals,
+        decision=row.decision,
+        skip_code=row.skip_code,
+        skip_sentence=row.skip_sentence,
+        job=job and job.id,
+        job_state=job and job.state,
+        job_error=job and job.error_text,
+        claimed_at=job and job.claimed_at,
+        ended_at=job and job.ended_at,
+        results=tuple(made),
+    )
+
+
+def _job_line(row: Row[Any]) -> JobLine:
+    return JobLine(**{name: getattr(row, name) for name in JobLine.__slots__})

@@ -1,0 +1,101 @@
+"""Between the processes of one node: who is alive, and who should wake up."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dicom_node.core.errors import AlreadyRunning
+
+
+@contextmanager
+def sole_holder(lock: Path, role: str) -> Iterator[None]:
+    """Be the only living process with this role on this data folder.
+
+    A kernel lock, gone the moment its process is: no stale file can block a restart, and whoever
+    holds it knows that leases of earlier holders are worthless.
+    """
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"{role} on {lock.parent.parent}; stop it first (`emode serve` runs there already)"
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+class Bell:
+    """A named pipe that wakes the loop of one lane.
+
+    Only a hint: whoever misses it finds the work at the next look into the table.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Bell at `path`; the file is made when somebody waits."""
+        self._path = path
+        self._fd: int | None = None
+
+    def ring(self) -> None:
+        """Wake the waiting loop, if there is one."""
+        with suppress(OSError):  # nobody waits, or the pipe is full of rings already
+            fd = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+            try:
+                os.write(fd, b"!")
+            finally:
+                os.close(fd)
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until somebody rings or the time is over."""
+        if self._fd is None:
+            with suppress(FileExistsError):
+                os.mkfifo(self._path, 0o600)
+            # Read and write: the pipe then never reports end-of-file when a ringer leaves.
+            self._fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK)
+        if select.select([self._fd], [], [], timeout_s)[0]:
+            with suppress(BlockingIOError):
+                while os.read(self._fd, 4096):
+                    pass
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+class Bells:
+    """The bells of one data folder, by lane."""
+
+    def __init__(self, folder: Path) -> None:
+        """Bells kept in `folder`."""
+        self._folder = folder
+
+    def bell(self, kind: str, lane: str) -> Bell:
+        """The bell of one lane."""
+        return Bell(self._folder / f"{kind}.{lane}")
+
+    def ring(self, kind: str, lane: str) -> None:
+        """Ring one lane's bell."""
+        self.bell(kind, lane).ring()
+
+
+def is_held(lock: Path) -> bool:
+    """Is a living process the sole holder of this lock?"""
+    if not lock.exists():
+        return False
+    fd = os.open(lock, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

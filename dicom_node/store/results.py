@@ -1,0 +1,143 @@
+"""Emitted results and their way to each destination."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from dicom_node.core.delivery import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState
+from dicom_node.core.errors import IllegalTransition
+from dicom_node.store.schema import deliveries, image_results, images, results, studies
+
+
+@dataclass(frozen=True, slots=True)
+class NewResult:
+    """What is known of a result whose file is already in place."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    bundle: str
+    digest: str
+    size_bytes: int
+    pane: int
+    steps: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One result on its way to one destination."""
+
+    delivery_id: int
+    state: DeliveryState
+    sop_instance_uid: str
+    sop_class_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    digest: str
+
+
+def known_result(conn: Connection, sop_instance_uid: str) -> int | None:
+    """The row of a result that was emitted before."""
+    return conn.scalar(select(results.c.id).where(results.c.sop_instance_uid == sop_instance_uid))
+
+
+def add_result(conn: Connection, image_id: int, result: NewResult, now: datetime) -> int:
+    """Record a result of an image. The first file under a UID stays: content never changes (PS3.5 9)."""
+    result_id = known_result(conn, result.sop_instance_uid)
+    if result_id is None:
+        inserted = conn.execute(
+            insert(results).values(
+                sop_instance_uid=result.sop_instance_uid,
+                sop_class_uid=result.sop_class_uid,
+                series_instance_uid=result.series_instance_uid,
+                bundle=result.bundle,
+                digest=result.digest,
+                size_bytes=result.size_bytes,
+                created_at=now,
+                steps=json.dumps(dict(result.steps)),
+            )
+        ).inserted_primary_key
+        assert inserted is not None
+        result_id = int(inserted[0])
+    link_result(conn, image_id, result_id, result.pane)
+    return result_id
+
+
+def link_result(conn: Connection, image_id: int, result_id: int, pane: int) -> None:
+    """Note that this image has this result."""
+    known = select(image_results).where(
+        image_results.c.image_id == image_id, image_results.c.result_id == result_id
+    )
+    if conn.execute(known).one_or_none() is None:
+        conn.execute(insert(image_results).values(image_id=image_id, result_id=result_id, pane=pane))
+
+
+def add_delivery(conn: Connection, result_id: int, destination: str) -> int | None:
+    """Queue a result for a destination; None if that was done before."""
+    same = select(deliveries.c.id).where(
+        deliveries.c.result_id == result_id, deliveries.c.destination == destination
+    )
+    if conn.scalar(same) is not None:
+        return None
+    inserted = conn.execute(
+        insert(deliveries).values(result_id=result_id, destination=destination, state=DeliveryState.QUEUED)
+    ).inserted_primary_key
+    assert inserted is not None
+    return int(inserted[0])
+
+
+def load_parcels(conn: Connection, delivery_ids: list[int]) -> dict[int, Parcel]:
+    """The parcels of these deliveries, by delivery."""
+    rows = conn.execute(
+        select(
+            deliveries.c.id,
+            deliveries.c.state,
+            results.c.sop_instance_uid,
+            results.c.sop_class_uid,
+            results.c.series_instance_uid,
+            results.c.digest,
+            studies.c.study_instance_uid,
+        )
+        .join(results, results.c.id == deliveries.c.result_id)
+        .join(image_results, image_results.c.result_id == results.c.id)
+        .join(images, images.c.id == image_results.c.image_id)
+        .join(studies, studies.c.id == images.c.study_id)
+        .where(deliveries.c.id.in_(delivery_ids))
+    )
+    return {
+        row.id: Parcel(
+            row.id,
+            DeliveryState(row.state),
+            row.sop_instance_uid,
+            row.sop_class_uid,
+            row.study_instance_uid,
+            row.series_instance_uid,
+            row.digest,
+        )
+        for row in rows
+    }
+
+
+def move_delivery(conn: Connection, delivery_id: int, event: DeliveryEvent, **values: Any) -> None:
+    """Change a delivery as the table allows, or raise IllegalTransition."""
+    for (before, known), after in DELIVERY_TRANSITIONS.items():
+        if known is event:
+            change = (
+                update(deliveries)
+                .where(deliveries.c.id == delivery_id, deliveries.c.state == before)
+                .values(state=after, **values)
+            )
+            if conn.execute(change).rowcount == 1:
+                return
+    raise IllegalTransition(f"delivery {delivery_id} cannot {event}")
+
+
+def result_digests(conn: Connection) -> set[str]:
+    """The digests of all emitted objects that a row stands for."""
+    return set(conn.scalars(select(results.c.digest)))

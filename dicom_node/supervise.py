@@ -1,0 +1,156 @@
+"""Keep the processes of a node running: start, watch, restart, drain."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_STABLE_AFTER_S = 60.0
+_DRAIN_S = 30.0
+
+EXIT_CONFIG = 2
+"""Exit status of a role whose configuration is wrong: starting it again would not help."""
+
+
+class Role(StrEnum):
+    """One process each. They share the data folder and nothing else."""
+
+    RECEIVER = "receiver"
+    """Takes associations. Never imports torch."""
+    WORKER = "worker"
+    """Runs the model."""
+    COURIER = "courier"
+    """Delivers, confirms, and does what has to happen now and then."""
+
+
+class Supervisor:
+    """Runs one process per role and starts each again when it ends before its time."""
+
+    def __init__(self, config: Path) -> None:
+        """Prepare; `run` starts the processes."""
+        self._config = config
+        self._stop = threading.Event()
+        self._fatal: int | None = None
+        self._ready: set[Role] = set()
+        self._lock = threading.Lock()
+
+    def stop(self) -> None:
+        """Ask all processes to end what is in hand and leave."""
+        self._stop.set()
+
+    def run(self) -> int:
+        """Run until `stop`, or until a role says that its configuration is wrong; return the exit status."""
+        keepers = [threading.Thread(target=self._keep, args=(role,), name=role) for role in Role]
+        for keeper in keepers:
+            keeper.start()
+        for keeper in keepers:
+            keeper.join()
+        return self._fatal or 0
+
+    def _keep(self, role: Role) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not self._stop.is_set():
+            started = time.monotonic()
+            status = self._run_once(role)
+            if self._stop.is_set():
+                return
+            if status == EXIT_CONFIG:
+                self._fatal = status
+                self._stop.set()
+                return
+            if time.monotonic() - started > _STABLE_AFTER_S:
+                pause_s = _FIRST_PAUSE_S
+            log.error(
+                "process ended and is started again",
+                extra={"action": "role-restart", "role": role.value, "status": status, "seconds": pause_s},
+            )
+            self._stop.wait(pause_s)
+            pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+
+    def _run_once(self, role: Role) -> int:
+        # -P keeps the working directory off the import path: `model` and `training` are common names.
+        command = [sys.executable, "-P", "-m", "dicom_node.cli", "serve", "--supervised"]
+        process = subprocess.Popen(
+            [*command, "--role", role.value, "--config", str(self._config)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        reader = threading.Thread(target=self._listen, args=(role, process), daemon=True)
+        reader.start()
+        while process.poll() is None and not self._stop.wait(0.2):
+            pass
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_DRAIN_S + 5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        status = process.wait()
+        reader.join()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+        with self._lock:
+            self._ready.discard(role)
+        return status
+
+    def _listen(self, role: Role, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            facts = json.loads(line)
+            log.info(
+                "process ready",
+                extra={"action": "ready", "role": role.value, "pid": process.pid, **facts},
+            )
+            with self._lock:
+                self._ready.add(role)
+                everybody = len(self._ready) == len(Role)
+            if everybody:
+                log.info("node ready", extra={"action": "node-ready"})
+
+
+def stop_on_signal(stop: Callable[[], None]) -> None:
+    """Call `stop` on SIGTERM and SIGINT."""
+
+    def handle(number: int, frame: Any) -> None:
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+
+
+def end_with_parent(stop: threading.Event) -> None:
+    """In a supervised process: leave when the supervisor is gone, however it went.
+
+    It holds the other end of our standard input, which the kernel closes even after kill -9.
+    """
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        stop.set()
+        time.sleep(_DRAIN_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def report_ready(**facts: Any) -> None:
+    """In a supervised process: tell the supervisor that work can begin."""
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()

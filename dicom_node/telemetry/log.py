@@ -1,0 +1,87 @@
+"""The log: one line per event, fields not prose. The only place that decides what may be written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from datetime import UTC, datetime
+from typing import Any
+
+FIELDS = (
+    "action",
+    "role",
+    "pid",
+    "port",
+    "peer",
+    "address",
+    "called",
+    "route",
+    "study",
+    "instance",
+    "job",
+    "kind",
+    "lane",
+    "attempt",
+    "code",
+    "status",
+    "decision",
+    "count",
+    "seconds",
+    "bundle",
+    "device",
+    "path",
+    "next_try",
+    "version",
+)
+"""Every field a log line may carry. None of them can hold a name, a patient ID or a description."""
+
+
+class _Line(logging.Formatter):
+    """`2026-01-31T12:00:00.000Z INFO job finished action=job-done job=812`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        fields = " ".join(f"{k}={_plain(v)}" for k, v in _fields(record).items())
+        return f"{at.replace('+00:00', 'Z')} {record.levelname} {record.getMessage()} {fields}".rstrip()
+
+
+class _Json(logging.Formatter):
+    """The same as one JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"at": at, "level": record.levelname.lower(), "event": record.getMessage(), **_fields(record)}
+        return json.dumps(line, default=str)
+
+
+def set_up_logging(level: str, style: str) -> None:
+    """Send our log to standard error and silence the libraries.
+
+    pydicom and pynetdicom quote attribute values in their messages and warnings, and a traceback may
+    quote anything: none of that may reach a log. What went wrong is reported by our own events.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if style == "json" else _Line())
+    ours = logging.getLogger("dicom_node")
+    ours.handlers = [handler]
+    ours.propagate = False
+    ours.setLevel(level.upper())
+    for library in ("pydicom", "pynetdicom", "highdicom", "apscheduler", "PIL"):
+        theirs = logging.getLogger(library)
+        theirs.handlers = [logging.NullHandler()]
+        theirs.propagate = False
+        theirs.setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name in FIELDS if (value := record.__dict__.get(name)) is not None}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = str(value)
+    return json.dumps(text) if " " in text or '"' in text or "\n" in text or not text else text

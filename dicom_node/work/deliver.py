@@ -1,0 +1,106 @@
+"""Send results to one destination: one association for what is waiting, one outcome each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydicom.uid import ExplicitVRLittleEndian
+from sqlalchemy import Connection
+
+from dicom_node.core.delivery import DeliveryEvent, DeliveryState
+from dicom_node.core.job import JobKind
+from dicom_node.network.scu import Outgoing, RemoteAE, Sent, send
+from dicom_node.store.database import Database
+from dicom_node.store.files import Layout
+from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue
+from dicom_node.store.results import Parcel, load_parcels, move_delivery
+from dicom_node.work.loop import Outcome
+
+CONFIRM_ATTEMPTS = 20
+"""Questions before giving up: with doubling delays up to an hour, about nine hours of a silent archive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A destination and how its answers are proven."""
+
+    remote: RemoteAE
+    confirm: bool
+    confirm_delay_s: float
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Handler for deliver jobs of one destination."""
+
+    archive: Archive
+    database: Database
+    layout: Layout
+
+    def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[Outcome]:
+        """Send every parcel that the destination does not have yet."""
+        with self.database.read() as conn:
+            parcels = load_parcels(conn, [job.delivery_id for job in claimed if job.delivery_id])
+        waiting: list[tuple[ClaimedJob, Parcel]] = []
+        for job in claimed:
+            parcel = parcels[job.delivery_id or 0]
+            if parcel.state is DeliveryState.QUEUED:
+                waiting.append((job, parcel))
+            else:
+                yield Outcome(job, detail=f"already {parcel.state}")
+        if not waiting:
+            return
+        items = [
+            Outgoing(
+                path=self.layout.result(parcel.digest),
+                sop_class_uid=parcel.sop_class_uid,
+                sop_instance_uid=parcel.sop_instance_uid,
+                transfer_syntax_uid=str(ExplicitVRLittleEndian),
+            )
+            for _, parcel in waiting
+        ]
+        for (job, parcel), sent in zip(waiting, send(self.archive.remote, items), strict=True):
+            yield self._outcome(job, parcel, sent)
+
+    def _outcome(self, job: ClaimedJob, parcel: Parcel, sent: Sent) -> Outcome:
+        def accept(conn: Connection, now: datetime) -> None:
+            move_delivery(
+                conn,
+                parcel.delivery_id,
+                DeliveryEvent.STORE,
+                status=sent.status,
+                words=sent.words,
+                accepted_at=now,
+            )
+            if self.archive.confirm:
+                enqueue(conn, _confirm_job(job, now + timedelta(seconds=self.archive.confirm_delay_s)), now)
+
+        def park(conn: Connection, now: datetime) -> None:
+            move_delivery(
+                conn, parcel.delivery_id, DeliveryEvent.REFUSE, status=sent.status, words=sent.words
+            )
+
+        return Outcome(
+            job,
+            error=sent.error,
+            effect=accept,
+            on_failure=park,
+            detail=sent.words,
+            rings=((JobKind.CONFIRM, job.lane),) if self.archive.confirm else (),
+        )
+
+
+def _confirm_job(job: ClaimedJob, not_before: datetime) -> NewJob:
+    return NewJob(
+        kind=JobKind.CONFIRM,
+        lane=job.lane,
+        priority=job.priority,
+        study_id=job.study_id,
+        image_id=job.image_id,
+        delivery_id=job.delivery_id,
+        max_attempts=CONFIRM_ATTEMPTS,
+        not_before=not_before,
+    )

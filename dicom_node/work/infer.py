@@ -1,0 +1,176 @@
+"""Judge images, run the model on those that are B-mode, and keep the results."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from dicom_node.core.errors import NodeError, RouteMissing
+from dicom_node.core.job import JobKind
+from dicom_node.core.rules import DeliverWhen, Route
+from dicom_node.dicom.gate import Skip
+from dicom_node.dicom.reading import ReadLimits, SourceImage, read_image
+from dicom_node.dicom.results import write_result
+from dicom_node.store.database import Database
+from dicom_node.store.files import Layout, commit_file, digest_from
+from dicom_node.store.images import StoredImage, decide, load_image, study_is_settled
+from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue
+from dicom_node.store.results import NewResult, add_delivery, add_result, known_result, link_result
+from dicom_node.work.loop import Effect, Outcome
+from dicom_node.work.make import Appearance, Elastogram, Made, Model, identify, make_results
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ready:
+    """An accepted image on its way through the model."""
+
+    job: ClaimedJob
+    stored: StoredImage
+    route: Route
+    image: SourceImage
+    path: Path
+    read_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Infer:
+    """Handler for infer jobs."""
+
+    database: Database
+    layout: Layout
+    routes: Mapping[str, Route]
+    models: Mapping[str, Model]
+    appearance: Appearance
+    limits: ReadLimits
+    delivery_attempts: Mapping[str, int]
+    """Destination -> tries for each delivery."""
+
+    def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[Outcome]:
+        """Read all, then run the accepted of each bundle in one batch, then finish one by one."""
+        ready: dict[str, list[_Ready]] = {}
+        for job in claimed:
+            read = self._read(job)
+            if isinstance(read, Outcome):
+                yield read
+            else:
+                ready.setdefault(read.route.bundle, []).append(read)
+        for bundle, batch in ready.items():
+            model = self.models[bundle]
+            started = time.monotonic()
+            frames = [pane.grey for item in batch for pane in item.image.panes]
+            elastograms = iter(model.predictor.predict(frames))
+            infer_s = (time.monotonic() - started) / len(batch)
+            for item in batch:
+                mine = [next(elastograms) for _ in item.image.panes]
+                yield self._make(item, mine, model, infer_s)
+
+    def _read(self, job: ClaimedJob) -> _Ready | Outcome:
+        """Decode and judge one image."""
+        started = time.monotonic()
+        with self.database.read() as conn:
+            stored = load_image(conn, job.image_id)
+        route = self.routes.get(stored.route)
+        if route is None:
+            names = ", ".join(self.routes)
+            return Outcome(
+                job, error=RouteMissing(f'"{stored.route}"; configured are: {names}. Retry once it is back')
+            )
+        path = self.layout.source(stored.digest)
+        try:
+            image = read_image(path, self.limits)
+        except NodeError as error:
+            return Outcome(job, error=error)
+        if isinstance(image, Skip):
+            skip = image
+            return Outcome(
+                job,
+                effect=lambda conn, now: decide(conn, stored.id, skip, now),
+                detail=f"skipped: {skip.code.value}",
+            )
+        return _Ready(job, stored, route, image, path, time.monotonic() - started)
+
+    def _make(self, item: _Ready, elastograms: Sequence[Elastogram], model: Model, infer_s: float) -> Outcome:
+        """Build and keep the results of one image."""
+        links: dict[str, tuple[int, int]] = {}
+        with self.database.read() as conn:
+            for pane in item.image.panes:
+                uid = identify(item.image, pane, model, self.appearance).sop_instance_uid
+                row = known_result(conn, uid)
+                if row is not None:
+                    links[uid] = (row, pane.index)
+        fresh: list[NewResult] = []
+        try:
+            for made in make_results(
+                item.path,
+                item.image,
+                elastograms,
+                model,
+                self.appearance,
+                created_at=item.job.created_at,
+                wanted=lambda identity: identity.sop_instance_uid not in links,
+            ):
+                steps = {"read": item.read_s, "infer": infer_s, "compose": made.seconds}
+                fresh.append(self._keep(made, model, steps))
+        except NodeError as error:
+            return Outcome(item.job, error=error)
+        return Outcome(
+            item.job,
+            effect=self._record(item, fresh, list(links.values())),
+            detail=f"{len(fresh)} new result(s)" if fresh else "the results exist already",
+            rings=tuple((JobKind.DELIVER, destination) for destination in item.route.destinations),
+        )
+
+    def _keep(self, made: Made, model: Model, steps: dict[str, float]) -> NewResult:
+        """Make a result durable under the name of its digest."""
+        started = time.monotonic()
+        written = self.layout.incoming / f"result-{uuid.uuid4()}.dcm"
+        write_result(made.dataset, written)
+        digest, size = digest_from(written, 0, "")
+        commit_file(written, self.layout.result(digest))
+        return NewResult(
+            sop_instance_uid=made.identity.sop_instance_uid,
+            sop_class_uid=str(made.dataset.SOPClassUID),
+            series_instance_uid=made.identity.series_instance_uid,
+            bundle=f"{model.facts.name}-{model.facts.version}",
+            digest=digest,
+            size_bytes=size,
+            pane=made.pane.index,
+            steps=steps | {"keep": time.monotonic() - started},
+        )
+
+    def _record(self, item: _Ready, fresh: list[NewResult], links: list[tuple[int, int]]) -> Effect:
+        """Result rows, delivery rows and their jobs: committed together with the end of the infer job."""
+
+        def record(conn: Connection, now: datetime) -> None:
+            decide(conn, item.stored.id, None, now)
+            rows = [add_result(conn, item.stored.id, result, now) for result in fresh]
+            for row, pane in links:
+                link_result(conn, item.stored.id, row, pane)
+            held = item.route.deliver is DeliverWhen.WHEN_SETTLED and not study_is_settled(
+                conn, item.stored.study_id
+            )
+            for row in [*rows, *(row for row, _ in links)]:
+                for destination in item.route.destinations:
+                    delivery = add_delivery(conn, row, destination)
+                    if delivery is not None:
+                        enqueue(conn, self._deliver_job(item, delivery, destination, held), now)
+
+        return record
+
+    def _deliver_job(self, item: _Ready, delivery_id: int, destination: str, held: bool) -> NewJob:
+        return NewJob(
+            kind=JobKind.DELIVER,
+            lane=destination,
+            priority=item.route.priority,
+            study_id=item.stored.study_id,
+            image_id=item.stored.id,
+            delivery_id=delivery_id,
+            max_attempts=self.delivery_attempts[destination],
+            held=held,
+        )

@@ -1,0 +1,227 @@
+"""Claim, keep the lease, run, finish: the one loop for every kind of job."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from dicom_node.core.errors import NodeError, StaleLease, StoreBusy
+from dicom_node.core.job import JobKind, RetryPolicy, retry_at
+from dicom_node.store import jobs as queue
+from dicom_node.store.database import Database
+from dicom_node.store.jobs import ClaimedJob
+from dicom_node.store.process import Bells
+
+log = logging.getLogger(__name__)
+
+_LEASE_S = 30.0
+_RENEW_EVERY_S = 10.0
+_LOOK_EVERY_S = 1.0
+
+Effect = Callable[[Connection, datetime], None]
+
+
+class UnexpectedFailure(NodeError):
+    """The program met something it was not written for."""
+
+    permanent = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one job ended.
+
+    effect  what the end changes besides the job; committed with it, or not at all.
+    error   None if the work is done. With a permanent error, or the last attempt, the job fails.
+    on_failure  what a final failure changes besides the job.
+    """
+
+    job: ClaimedJob
+    error: NodeError | None = None
+    effect: Effect | None = None
+    on_failure: Effect | None = None
+    detail: str | None = None
+    rings: tuple[tuple[JobKind, str], ...] = ()
+    """(kind, lane) that have work once this is committed."""
+
+
+Handler = Callable[[Sequence[ClaimedJob]], Iterable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What a loop serves, and how."""
+
+    kind: JobKind
+    name: str
+    batch: int
+    policy: RetryPolicy
+    time_limit_s: float
+    retries_alone: bool = False
+
+
+class WorkLoop:
+    """Serves one lane until told to stop. The table is the truth; the loop can die at any moment."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        database: Database,
+        bells: Bells,
+        handler: Handler,
+        *,
+        owner: str,
+        clock: Callable[[], datetime],
+        on_hang: Callable[[Sequence[ClaimedJob]], None],
+    ) -> None:
+        """Prepare; `run` does the work.
+
+        handler  yields one outcome for each job it is given; each is committed as it comes.
+        on_hang  called from another thread when a batch takes longer than the lane's time limit.
+        """
+        self._lane = lane
+        self._database = database
+        self._bells = bells
+        self._bell = bells.bell(lane.kind, lane.name)
+        self._handler = handler
+        self._owner = owner
+        self._clock = clock
+        self._on_hang = on_hang
+        self._draw = random.SystemRandom().random
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; the batch in hand is ended first."""
+        self._take_back()
+        while not stop.is_set():
+            try:
+                pause_s = self._step()
+            except StoreBusy:
+                log.error("database busy", extra={"action": "store-busy", "lane": self._lane.name})
+                pause_s = _LOOK_EVERY_S
+            if pause_s > 0:
+                self._bell.wait(pause_s)
+        self._bell.close()
+
+    def _step(self) -> float:
+        """Do what is due; return how long to sleep after it."""
+        now = self._clock()
+        # A look that takes no lock comes first, since mostly there is nothing.
+        with self._database.read() as conn:
+            due = queue.next_due(conn, self._lane.kind, self._lane.name)
+        if due is None:
+            return _LOOK_EVERY_S
+        if due > now:
+            return min(_LOOK_EVERY_S, (due - now).total_seconds())
+        claimed = self._claim(now)
+        if claimed:
+            self._work(claimed)
+        return 0.0
+
+    def _take_back(self) -> None:
+        """Return what earlier holders of this lane left running: we have its lock, so they are gone."""
+        with self._database.write() as conn:
+            queue.expire(conn, self._clock(), kind=self._lane.kind, lane=self._lane.name, owner_gone=True)
+
+    def _claim(self, now: datetime) -> list[ClaimedJob]:
+        lane = self._lane
+        with self._database.write() as conn:
+            return queue.claim(
+                conn,
+                lane.kind,
+                lane.name,
+                limit=lane.batch,
+                owner=self._owner,
+                lease_s=_LEASE_S,
+                now=now,
+                retries_alone=lane.retries_alone,
+            )
+
+    def _work(self, claimed: list[ClaimedJob]) -> None:
+        open_jobs = {job.id: job for job in claimed}
+        done = threading.Event()
+        keeper = threading.Thread(target=self._keep, args=(claimed, done), daemon=True)
+        keeper.start()
+        try:
+            for outcome in self._handler(claimed):
+                self._end(outcome)
+                open_jobs.pop(outcome.job.id, None)
+        except StoreBusy:
+            raise
+        except Exception as error:  # whatever it was, the jobs must not stay running
+            log.error(
+                "batch failed",
+                extra={"action": "batch-failed", "kind": self._lane.kind.value, "code": type(error).__name__},
+                exc_info=log.isEnabledFor(logging.DEBUG),
+            )
+            failure = UnexpectedFailure(
+                f"{type(error).__name__} in {self._lane.kind}; see the log of that time"
+            )
+            for job in open_jobs.values():
+                self._end(Outcome(job, error=failure))
+        finally:
+            done.set()
+            keeper.join()
+
+    def _keep(self, claimed: list[ClaimedJob], done: threading.Event) -> None:
+        """Renew the leases while the batch runs; cry out if it runs for too long."""
+        started = time.monotonic()
+        while not done.wait(min(_RENEW_EVERY_S, self._lane.time_limit_s / 2)):
+            if time.monotonic() - started > self._lane.time_limit_s:
+                self._on_hang(claimed)
+                return
+            with self._database.write() as conn:
+                queue.renew(conn, claimed, self._clock() + timedelta(seconds=_LEASE_S))
+
+    def _end(self, outcome: Outcome) -> None:
+        job, error, now = outcome.job, outcome.error, self._clock()
+        fields = {"job": job.id, "kind": job.kind.value, "lane": job.lane, "attempt": job.attempts}
+        try:
+            with self._database.write() as conn:
+                if error is None:
+                    queue.finish(conn, job, now, outcome.detail)
+                    _apply(outcome.effect, conn, now)
+                    words, again = "job finished", None
+                else:
+                    again = retry_at(
+                        permanent=error.permanent,
+                        attempt=job.attempts,
+                        max_attempts=job.max_attempts,
+                        policy=self._lane.policy,
+                        now=now,
+                        draw=self._draw(),
+                    )
+                    if again is None:
+                        queue.fail(conn, job, now, code=error.code, text=str(error))
+                        _apply(outcome.on_failure, conn, now)
+                        words = "job failed"
+                    else:
+                        queue.retry(conn, job, now, not_before=again, code=error.code, text=str(error))
+                        words = "job will be tried again"
+        except StaleLease:
+            log.warning("job was taken away", extra={"action": "stale-lease", **fields})
+            return
+        for kind, lane in outcome.rings:
+            self._bells.ring(kind, lane)
+        log.log(
+            logging.INFO if error is None else logging.WARNING,
+            words,
+            extra={
+                "action": words.replace(" ", "-"),
+                "code": error.code if error else None,
+                "next_try": again.isoformat(timespec="seconds") if again else None,
+                "seconds": (now - job.claimed_at).total_seconds(),
+                **fields,
+            },
+        )
+
+
+def _apply(effect: Effect | None, conn: Connection, now: datetime) -> None:
+    if effect is not None:
+        effect(conn, now)

@@ -1,0 +1,139 @@
+"""From one image to its result objects, without network, database or queue: the node's craft.
+
+The service and `emode apply` both call this, so what is tested offline is what runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from dicom_node.dicom.header import load_source
+from dicom_node.dicom.label import LabelSettings, Picture, compose
+from dicom_node.dicom.reading import Pane, SourceImage
+from dicom_node.dicom.results import (
+    BundleFacts,
+    Equipment,
+    ResultIdentity,
+    ResultSettings,
+    build_result,
+    ensure_valid_result,
+    result_identity,
+)
+
+
+class Elastogram(Protocol):
+    """What the model makes of one frame."""
+
+    @property
+    def strain(self) -> NDArray[np.float32]:
+        """Strain index, float32 (H, W) in [0, 1]; 1 is soft."""
+
+    @property
+    def colour(self) -> NDArray[np.uint8]:
+        """Colour E-mode over the B-mode, uint8 (H, W, 3)."""
+
+
+class Predicts(Protocol):
+    """A model ready to run."""
+
+    def predict(self, frames: Sequence[NDArray[np.uint8]]) -> Sequence[Elastogram]:
+        """Map B-mode frames, uint8 (H, W) of any size, to elastograms of the same sizes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A running model and what results say about it."""
+
+    predictor: Predicts
+    facts: BundleFacts
+    colours: NDArray[np.uint8]
+    """The colour map, uint8 (256, 3); index 255 is soft."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appearance:
+    """Everything besides image and model that a result's content depends on."""
+
+    label: LabelSettings
+    results: ResultSettings
+    equipment: Equipment
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever a result would look or read differently."""
+        facts = json.dumps(asdict(self), sort_keys=True, default=str)
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """One result, checked and ready to be written."""
+
+    pane: Pane
+    identity: ResultIdentity
+    elastogram: Elastogram
+    picture: Picture
+    dataset: Dataset
+    seconds: float
+
+
+def identify(image: SourceImage, pane: Pane, model: Model, appearance: Appearance) -> ResultIdentity:
+    """The UIDs this pane's result has, whoever makes it and however often."""
+    return result_identity(image.header, pane, image.frame_index, model.facts, appearance.digest)
+
+
+def make_results(
+    path: Path,
+    image: SourceImage,
+    elastograms: Sequence[Elastogram],
+    model: Model,
+    appearance: Appearance,
+    *,
+    created_at: datetime,
+    wanted: Callable[[ResultIdentity], bool] = lambda identity: True,
+) -> Iterator[Made]:
+    """Compose, label, build and check a result for each pane.
+
+    path        the source object; its patient and study elements are copied as they are.
+    created_at  becomes Content Date and Time. The caller takes it from its records, not from the clock,
+                so that doing the work again gives the same bytes.
+    wanted      False for results that exist already.
+
+    Raises ResultInvalid if an object fails its check.
+    """
+    source = load_source(path)
+    for pane, elastogram in zip(image.panes, elastograms, strict=True):
+        identity = identify(image, pane, model, appearance)
+        if not wanted(identity):
+            continue
+        started = time.monotonic()
+        picture = compose(pane.grey, elastogram.colour, model.colours, appearance.label, _footer(model.facts))
+        dataset = build_result(
+            source,
+            image,
+            pane,
+            picture,
+            identity,
+            model.facts,
+            appearance.equipment,
+            appearance.results,
+            created_at,
+        )
+        ensure_valid_result(dataset, source)
+        yield Made(pane, identity, elastogram, picture, dataset, time.monotonic() - started)
+
+
+def _footer(facts: BundleFacts) -> str:
+    trained = "trained on simulated strain" if facts.trained_on_simulation else ""
+    return " - ".join(filter(None, (f"{facts.name} {facts.version}", trained)))

@@ -1,0 +1,190 @@
+"""A real node in real processes: started, watched through its log and its command line, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+EMODE = Path(sys.executable).parent / "emode"
+
+
+def node_config(folder: Path, archives: dict[str, tuple[str, int]], **sections: Any) -> dict[str, Any]:
+    """A configuration for a test: any peer on this machine, results to `archives` {name: (AET, port)}.
+
+    Sections given replace or, for mappings, extend the ones here.
+    """
+    config: dict[str, Any] = {
+        "data_dir": str(folder / "data"),
+        "listen": {"port": 0},
+        "accept_unknown_peers": True,
+        "destinations": {
+            name: {
+                "ae_title": title,
+                "host": "127.0.0.1",
+                "port": port,
+                "confirm_delay_s": 0.1,
+                "connect_timeout_s": 5,
+                "answer_timeout_s": 10,
+                "retry": {"first_delay_s": 1, "factor": 1.5, "cap_s": 5},
+            }
+            for name, (title, port) in archives.items()
+        },
+        "routes": [{"name": "breast", "destinations": list(archives), "match": {"body_part": []}}],
+        "limits": {"min_free_mib": 0},
+        "log": {"format": "json"},
+    }
+    for key, value in sections.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            config[key] = config[key] | value
+        else:
+            config[key] = value
+    return config
+
+
+class Node:
+    """`emode serve` as a subprocess on its own folder; ports and pids come from its log."""
+
+    def __init__(
+        self, folder: Path, config: dict[str, Any], environment: dict[str, str] | None = None
+    ) -> None:
+        """Write the configuration; nothing runs before `start`."""
+        self.folder = folder
+        self.config_file = folder / "node.yaml"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config_file.write_text(yaml.safe_dump(config))
+        self._environment = os.environ | (environment or {})
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self.log: list[dict[str, Any]] = []
+        self.stderr: list[str] = []
+
+    @property
+    def port(self) -> int:
+        """The receiver's port."""
+        return int(self.events("ready", role="receiver")[-1]["port"])
+
+    def start(self, roles: Iterable[str] = ("receiver", "worker", "courier")) -> Node:
+        """Start, and wait until these roles are ready."""
+        seen = len(self.log)
+        self._process = subprocess.Popen(
+            [str(EMODE), "serve", "--config", str(self.config_file)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self._environment,
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
+        for role in roles:
+            self.wait(lambda role=role: self.events("ready", role=role, after=seen), f"{role} is ready")
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM, and wait until all processes have left; return the exit status."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._end()
+
+    def kill(self) -> None:
+        """kill -9 to the supervisor and every process of the node."""
+        assert self._process is not None
+        for pid in [self._process.pid, *self.pids().values()]:
+            _kill(pid)
+        self._end()
+
+    def kill_role(self, role: str) -> None:
+        """kill -9 to one process; the supervisor starts another."""
+        _kill(self.pids()[role])
+
+    def pids(self) -> dict[str, int]:
+        """The newest process of each role."""
+        return {event["role"]: event["pid"] for event in self.events("ready")}
+
+    def events(self, action: str, *, after: int = 0, **fields: Any) -> list[dict[str, Any]]:
+        """Log lines with this action and these fields."""
+        wanted = {"action": action, **fields}
+        return [line for line in self.log[after:] if wanted.items() <= line.items()]
+
+    def emode(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run an `emode` command with this node's configuration."""
+        done = subprocess.run(
+            [str(EMODE), *arguments, "--config", str(self.config_file)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=self._environment,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"emode {arguments} -> {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def facts(self, *arguments: str) -> Any:
+        """The JSON that an `emode` command prints."""
+        return json.loads(self.emode(*arguments, "--json").stdout)
+
+    def images(self, **fields: Any) -> list[dict[str, Any]]:
+        """The images as `emode status` has them."""
+        lines = self.facts("status", "--limit", "10000")["images"]
+        return [line for line in lines if fields.items() <= line.items()]
+
+    def wait_for_stage(self, count: int, *stages: str, timeout_s: float = 90.0) -> list[dict[str, Any]]:
+        """Wait until `count` images are known and all of them are in one of these stages."""
+        found: list[dict[str, Any]] = []
+
+        def there() -> bool:
+            found[:] = self.images()
+            return len(found) >= count and all(line["stage"] in stages for line in found)
+
+        self.wait(there, f"{count} image(s) in {stages}", timeout_s, every_s=0.5)
+        return found
+
+    def wait(
+        self, there: Callable[[], Any], what: str, timeout_s: float = 60.0, every_s: float = 0.05
+    ) -> None:
+        """Wait until `there()` is true, or fail with the node's log."""
+        deadline = time.monotonic() + timeout_s
+        while not there():
+            if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
+                raise AssertionError(f"not so: {what}\n" + "\n".join(self.stderr[-40:]))
+            time.sleep(every_s)
+
+    def _end(self) -> int:
+        assert self._process is not None
+        assert self._reader is not None
+        status = self._process.wait(60)
+        self._reader.join(40)
+        if self._process.stderr is not None and not self._reader.is_alive():
+            self._process.stderr.close()
+        self._process = None
+        return status
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            self.stderr.append(line.rstrip("\n"))
+            if line.startswith("{"):
+                self.log.append(json.loads(line))
+
+    def __enter__(self) -> Node:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process is not None:
+            self.kill()
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,213 @@
+"""The queue on a real SQLite file: leases, retries, operators, and two processes at once."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select
+
+from dicom_node.core.errors import IllegalTransition, NoSuchJob, StaleLease
+from dicom_node.core.image import Arrival, ImageHeader
+from dicom_node.core.job import JobKind, JobState
+from dicom_node.store import jobs as queue
+from dicom_node.store.database import open_database
+from dicom_node.store.images import record_arrival
+from dicom_node.store.overview import job_history
+from dicom_node.store.schema import jobs
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+LANE = "images"
+
+
+def later(seconds):
+    return NOW + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def database(tmp_path):
+    database = open_database(tmp_path / "state.sqlite", NOW)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def receipt(database):
+    header = ImageHeader("1.2.840.10008.5.1.4.1.1.6.1", "1.2.3", "1.2", "1.2.1", "1.2.840.10008.1.2.1")
+    with database.write() as conn:
+        return record_arrival(
+            conn,
+            header,
+            Arrival("PACS", "EMODE", "127.0.0.1"),
+            route="breast",
+            digest="d" * 64,
+            size_bytes=1,
+            skip=None,
+            now=NOW,
+        )
+
+
+def add(database, receipt, **values):
+    facts = {"priority": 20, "max_attempts": 3} | values
+    job = queue.NewJob(
+        kind=JobKind.INFER, lane=LANE, study_id=receipt.study_id, image_id=receipt.image_id, **facts
+    )
+    with database.write() as conn:
+        return queue.enqueue(conn, job, NOW)
+
+
+def claim(database, limit=10, now=NOW, **options):
+    with database.write() as conn:
+        return queue.claim(
+            conn, JobKind.INFER, LANE, limit=limit, owner="test:1", lease_s=30, now=now, **options
+        )
+
+
+def state_of(database, job_id):
+    with database.read() as conn:
+        return conn.scalar(select(jobs.c.state).where(jobs.c.id == job_id))
+
+
+def test_urgent_first_then_oldest(database, receipt):
+    routine, stat, second = (add(database, receipt, priority=p) for p in (20, 0, 20))
+    assert [job.id for job in claim(database)] == [stat, routine, second]
+
+
+def test_a_claimed_job_is_claimed_once(database, receipt):
+    add(database, receipt)
+    assert len(claim(database)) == 1
+    assert claim(database) == []
+
+
+def test_a_job_is_not_due_before_its_time(database, receipt):
+    add(database, receipt, not_before=later(60))
+    assert claim(database) == []
+    assert len(claim(database, now=later(60))) == 1
+
+
+def test_held_jobs_wait_for_their_study(database, receipt):
+    job = add(database, receipt, held=True)
+    assert claim(database) == []
+    with database.write() as conn:
+        assert queue.release_held(conn, receipt.study_id, NOW) == [LANE]
+    assert [claimed.id for claimed in claim(database)] == [job]
+
+
+def test_a_stale_lease_changes_nothing(database, receipt):
+    add(database, receipt)
+    (late,) = claim(database)
+    with database.write() as conn:
+        queue.expire(conn, later(31), kind=JobKind.INFER, lane=LANE, owner_gone=False)
+    (current,) = claim(database, now=later(31))
+    with pytest.raises(StaleLease), database.write() as conn:
+        queue.finish(conn, late, later(32))
+    with database.write() as conn:
+        queue.finish(conn, current, later(33))
+    assert state_of(database, current.id) == JobState.DONE
+
+
+def test_a_renewed_lease_does_not_expire(database, receipt):
+    add(database, receipt)
+    claimed = claim(database)
+    with database.write() as conn:
+        queue.renew(conn, claimed, later(100))
+        queue.expire(conn, later(60), kind=JobKind.INFER, lane=LANE, owner_gone=False)
+    assert state_of(database, claimed[0].id) == JobState.RUNNING
+
+
+def test_whoever_holds_the_lane_takes_back_even_fresh_leases(database, receipt):
+    job = add(database, receipt)
+    claim(database)
+    with database.write() as conn:
+        queue.expire(conn, later(1), kind=JobKind.INFER, lane=LANE, owner_gone=True)
+    assert state_of(database, job) == JobState.WAITING
+
+
+def test_a_job_that_never_reports_an_end_runs_out_of_attempts(database, receipt):
+    job = add(database, receipt, max_attempts=2)
+    for attempt in (1, 2):
+        (claimed,) = claim(database)
+        assert claimed.attempts == attempt
+        with database.write() as conn:
+            exhausted = queue.expire(conn, NOW, kind=JobKind.INFER, lane=LANE, owner_gone=True)
+    assert exhausted == [job]
+    with database.read() as conn:
+        line, events = job_history(conn, job)
+    assert (line.state, line.error_code) == (JobState.FAILED, "attempts-exhausted")
+    assert [event.event for event in events] == ["claim", "expire", "claim", "exhaust"]
+
+
+def test_a_job_tried_before_is_claimed_alone(database, receipt):
+    first, second, third = (add(database, receipt) for _ in range(3))
+    (poison, *_rest) = claim(database)
+    with database.write() as conn:  # the worker died with all three in hand
+        queue.expire(conn, NOW, kind=JobKind.INFER, lane=LANE, owner_gone=True)
+    assert poison.id == first
+    fourth = add(database, receipt, priority=0)
+    batches = [[job.id for job in claim(database, retries_alone=True)] for _ in range(4)]
+    assert batches == [[fourth], [first], [second], [third]]
+
+
+def test_operators_cancel_and_revive(database, receipt):
+    job = add(database, receipt)
+    with database.write() as conn:
+        queue.cancel(conn, job, NOW, "operator x")
+    refusal = f"job {job} is cancelled and cannot cancel"
+    with pytest.raises(IllegalTransition, match=refusal), database.write() as conn:
+        queue.cancel(conn, job, NOW, "operator x")
+    with database.write() as conn:
+        queue.revive(conn, job, NOW, "operator x")
+    assert [claimed.attempts for claimed in claim(database)] == [1]
+
+
+def test_a_job_cancelled_while_it_runs_ends_without_effect(database, receipt):
+    add(database, receipt)
+    (claimed,) = claim(database)
+    with database.write() as conn:
+        queue.cancel(conn, claimed.id, NOW, "operator x")
+    with pytest.raises(StaleLease), database.write() as conn:
+        queue.finish(conn, claimed, NOW)
+
+
+def test_an_unknown_job_is_named(database):
+    with pytest.raises(NoSuchJob, match="job 99"), database.write() as conn:
+        queue.cancel(conn, 99, NOW, "operator x")
+
+
+def test_next_due_is_the_earliest(database, receipt):
+    with database.read() as conn:
+        assert queue.next_due(conn, JobKind.INFER, LANE) is None
+    add(database, receipt, not_before=later(60))
+    add(database, receipt, not_before=later(5))
+    with database.read() as conn:
+        assert queue.next_due(conn, JobKind.INFER, LANE) == later(5)
+
+
+CLAIM_ALL = """
+import json, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from dicom_node.core.job import JobKind
+from dicom_node.store.database import open_database
+from dicom_node.store.jobs import claim
+
+now = datetime(2026, 1, 31, 12, tzinfo=UTC)
+database = open_database(Path(sys.argv[1]), now)
+mine = []
+while True:
+    with database.write() as conn:
+        batch = claim(conn, JobKind.INFER, "images", limit=3, owner="x", lease_s=30, now=now)
+    if not batch:
+        break
+    mine += [job.id for job in batch]
+print(json.dumps(mine))
+"""
+
+
+def test_two_processes_share_the_queue_without_taking_a_job_twice(tmp_path, database, receipt):
+    everything = {add(database, receipt) for _ in range(60)}
+    command = [sys.executable, "-P", "-c", CLAIM_ALL, str(tmp_path / "state.sqlite")]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    shares = [json.loads(worker.communicate(timeout=60)[0]) for worker in workers]
+    assert sorted(shares[0] + shares[1]) == sorted(everything)
