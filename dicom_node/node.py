@@ -117,14 +117,16 @@ def appearance_of(config: Config) -> Appearance:
     from dicom_node.work.make import Appearance
 
     section = config.results
+    label = LabelSettings(
+        text=section.label.text,
+        soft=section.label.soft,
+        hard=section.label.hard,
+        layout=section.layout,
+        font_file=section.label.font_file,
+    )
+    label.check()  # a wording that the font cannot write is a mistake in the configuration
     return Appearance(
-        label=LabelSettings(
-            text=section.label.text,
-            soft=section.label.soft,
-            hard=section.label.hard,
-            layout=section.layout,
-            font_file=section.label.font_file,
-        ),
+        label=label,
         results=ResultSettings(
             series_description=section.series_description,
             series_number_base=section.series_number_base,
@@ -135,7 +137,7 @@ def appearance_of(config: Config) -> Appearance:
             device_serial=config.equipment.device_serial_number,
             software_version=software_version(),
             station_name=config.equipment.station_name,
-            institution_name=config.equipment.institution_name,
+            institution=config.equipment.institution_name,
         ),
     )
 
@@ -147,12 +149,10 @@ def read_limits_of(config: Config) -> ReadLimits:
 
 def models_of(config: Config, names: Sequence[str]) -> dict[str, Model]:
     """Load bundles and start their predictors. The only function that imports torch."""
+    from dicom_node.work.make import Model
     from model.bundle import DEFAULT_BUNDLE, read_bundle
-    from model.colormap import get_colormap
     from model.errors import ModelError
     from model.predict import Predictor
-
-    from dicom_node.work.make import Model
 
     models = {}
     for name in names:
@@ -165,16 +165,15 @@ def models_of(config: Config, names: Sequence[str]) -> dict[str, Model]:
             )
         except ModelError as error:
             raise BundleUnusable(f'"{name}" ({where}): {error}') from error
-        manifest = bundle.manifest
         facts = BundleFacts(
-            name=manifest.name,
-            version=manifest.version,
+            name=bundle.name,
+            version=bundle.version,
             weights_sha256=bundle.weights_sha256,
-            colormap=f"{manifest.colormap.name}-{manifest.colormap.version}",
-            trained_on_simulation=manifest.training.simulated,
+            colormap=f"{bundle.colormap.name}-{bundle.colormap.version}",
+            # A bundle that does not say where its pairs came from is labelled as simulated.
+            trained_on_simulation=bundle.training.get("simulated") is not False,
         )
-        colours = get_colormap(manifest.colormap.name, manifest.colormap.version).table
-        models[name] = Model(predictor, facts, colours)
+        models[name] = Model(predictor, facts, bundle.colormap.table)
         log.info(
             "bundle loaded",
             extra={"action": "bundle-loaded", "bundle": bundle.id, "device": str(predictor.device)},

@@ -10,10 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydicom import config as pydicom_config
+from pydicom.uid import UID
+from pynetdicom import AE
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.presentation import build_context
 
 EMODE = Path(sys.executable).parent / "emode"
 
@@ -184,7 +191,76 @@ class Node:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+
+
+class Receiver:
+    """The receiver's process alone: no supervisor, no worker, no courier."""
+
+    def __init__(
+        self, folder: Path, config: dict[str, Any], environment: dict[str, str] | None = None
+    ) -> None:
+        """Start it and wait until it listens."""
+        self.node = Node(folder, config, environment)  # for its configuration file and commands
+        self.stderr = (folder / "receiver.log").open("w+")
+        self.process = subprocess.Popen(
+            [str(EMODE), "serve", "--role", "receiver", "--config", str(self.node.config_file)],
+            stdout=subprocess.PIPE,
+            stderr=self.stderr,
+            text=True,
+            env=os.environ | (environment or {}),
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.stderr.seek(0)
+            raise AssertionError(self.stderr.read())
+        self.port = int(json.loads(line)["port"])
+
+    @property
+    def log(self) -> str:
+        """Everything it logged so far."""
+        return Path(self.stderr.name).read_text()
+
+    def stop(self) -> None:
+        """SIGTERM, and wait."""
+        self.process.terminate()
+        self.process.wait(40)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.stderr.close()
+
+
+def raw_store(
+    port: int,
+    sop_class: str,
+    sop_instance: str,
+    data_set: bytes,
+    *,
+    syntax: str = "1.2.840.10008.1.2.1",
+    called: str = "EMODE",
+) -> int | None:
+    """C-STORE exactly these bytes under exactly these UIDs; the status, or None if there was no answer."""
+    ae = AE("ROGUE")
+    ae.dimse_timeout = 20
+    association = ae.associate(
+        "127.0.0.1", port, contexts=[build_context(sop_class, syntax)], ae_title=called
+    )
+    assert association.is_established
+    try:
+        request = C_STORE()
+        request.MessageID = 1
+        request.Priority = 0
+        request._affected_sop_class_uid = UID(sop_class)
+        # Past pynetdicom's own check, which would not let us be rude.
+        request._affected_sop_instance_uid = UID(sop_instance, validation_mode=pydicom_config.IGNORE)
+        request.DataSet = BytesIO(data_set)
+        association._reactor_checkpoint.clear()
+        association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
+        _, answer = association.dimse.get_msg(block=True)
+        association._reactor_checkpoint.set()
+    finally:
+        if association.is_established:
+            association.release()
+    return answer.Status if answer is not None else None

@@ -6,16 +6,19 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from dicom_node.core.delivery import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState
 from dicom_node.core.errors import IllegalTransition, NoSuchJob, StaleLease
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind, JobState
 from dicom_node.store import jobs as queue
 from dicom_node.store.database import open_database
 from dicom_node.store.images import record_arrival
+from dicom_node.store.operator import cancel_job, retry_job
 from dicom_node.store.overview import job_history
-from dicom_node.store.schema import jobs
+from dicom_node.store.results import NewResult, add_delivery, add_result, delivery_state, move_delivery
+from dicom_node.store.schema import deliveries, jobs
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LANE = "images"
@@ -168,6 +171,51 @@ def test_a_job_cancelled_while_it_runs_ends_without_effect(database, receipt):
         queue.cancel(conn, claimed.id, NOW, "operator x")
     with pytest.raises(StaleLease), database.write() as conn:
         queue.finish(conn, claimed, NOW)
+
+
+def delivery_job(database, receipt, kind=JobKind.DELIVER):
+    result = NewResult("2.25.1", "1.2", "2.25.2", "b-1", "d" * 64, 1, 0, {})
+    with database.write() as conn:
+        delivery = add_delivery(conn, add_result(conn, receipt.image_id, result, NOW), "archive")
+        job = queue.NewJob(
+            kind, "archive", 20, receipt.study_id, receipt.image_id, max_attempts=1, delivery_id=delivery
+        )
+        return delivery, queue.enqueue(conn, job, NOW)
+
+
+def test_a_retried_delivery_leaves_its_parking_place(database, receipt):
+    delivery, job = delivery_job(database, receipt)
+    with database.write() as conn:
+        assert cancel_job(conn, job, NOW, "operator x") == ("deliver", "archive")
+        assert delivery_state(conn, delivery) is DeliveryState.PARKED
+        assert retry_job(conn, job, NOW, "operator x") == ("deliver", "archive")
+        assert delivery_state(conn, delivery) is DeliveryState.QUEUED
+    assert state_of(database, job) == JobState.WAITING
+
+
+def test_what_an_archive_never_kept_is_sent_again_not_asked_for_again(database, receipt):
+    delivery, job = delivery_job(database, receipt, JobKind.CONFIRM)
+    with database.write() as conn:
+        move_delivery(conn, delivery, DeliveryEvent.STORE)
+        move_delivery(conn, delivery, DeliveryEvent.REFUSE, words="lists nothing")
+        assert retry_job(conn, job, NOW, "operator x") == ("deliver", "archive")
+        assert queue.times_queued(conn, JobKind.DELIVER, delivery) == 1
+    assert state_of(database, job) == JobState.CANCELLED
+
+
+@pytest.mark.parametrize("event", list(DeliveryEvent))
+@pytest.mark.parametrize("state", list(DeliveryState))
+def test_every_delivery_change_is_in_the_table_or_refused(database, receipt, state, event):
+    delivery, _ = delivery_job(database, receipt)
+    with database.write() as conn:
+        conn.execute(update(deliveries).values(state=state))
+    if (state, event) in DELIVERY_TRANSITIONS:
+        with database.write() as conn:
+            move_delivery(conn, delivery, event)
+            assert delivery_state(conn, delivery) is DELIVERY_TRANSITIONS[state, event]
+    else:
+        with pytest.raises(IllegalTransition), database.write() as conn:
+            move_delivery(conn, delivery, event)
 
 
 def test_an_unknown_job_is_named(database):

@@ -42,9 +42,9 @@ def apply_model(
     """Make result objects (DICOM and PNG) from files, exactly as the node would."""
     from PIL import Image
 
-    from dicom_node.dicom.gate import Skip
     from dicom_node.dicom.reading import read_image
     from dicom_node.dicom.results import write_result
+    from dicom_node.dicom.skip import Skip
     from dicom_node.node import appearance_of, models_of, now, read_limits_of
     from dicom_node.work.make import make_results
 
@@ -90,9 +90,9 @@ def inspect(
 ) -> None:
     """Show what the intake gate sees in a file, what it decides, and which route would take it."""
     from dicom_node.core.image import Arrival
-    from dicom_node.dicom.gate import Skip
     from dicom_node.dicom.header import read_header
     from dicom_node.dicom.reading import read_image
+    from dicom_node.dicom.skip import Skip
     from dicom_node.node import read_limits_of, routes_of
     from dicom_node.work.receive import judge_arrival
 

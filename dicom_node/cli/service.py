@@ -67,7 +67,13 @@ def check(
     config: Annotated[Path, typer.Argument(help="Configuration file.")], json_: JsonOption = False
 ) -> None:
     """Check a configuration: every problem at once, or what it means."""
+    from dicom_node.node import appearance_of
+
     settings = config_or_exit(config)
+    try:
+        appearance_of(settings)  # whether the font has every letter of the wording shows only here
+    except ConfigInvalid as error:
+        leave(error, EXIT_USAGE)
     if json_:
         show_json(settings.model_dump(mode="json"))
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -29,8 +30,7 @@ from dicom_node.core.errors import NodeError
 from dicom_node.core.job import JobKind, JobState
 from dicom_node.store import overview
 from dicom_node.store.database import Database, open_database
-from dicom_node.store.jobs import cancel as cancel_job
-from dicom_node.store.jobs import revive as revive_job
+from dicom_node.store.operator import cancel_job, retry_job
 from dicom_node.store.process import Bells, is_held
 from dicom_node.supervise import Role
 
@@ -232,14 +232,14 @@ def retry(
     failed: Annotated[bool, typer.Option("--failed", help="All failed jobs.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Start failed or cancelled jobs again, with all their attempts."""
+    """Start failed or cancelled jobs again, with all their attempts; parked results are sent again."""
     settings = config_or_exit(config)
     chosen = list(jobs or ())
     if failed:
         with _opened(settings) as database, database.read() as conn:
             lines = overview.job_lines(conn, states=[JobState.FAILED], limit=1_000_000)
         chosen += [line.id for line in lines]
-    _for_each(settings, chosen, revive_job, "waiting again")
+    _for_each(settings, chosen, retry_job, "waiting again")
 
 
 @jobs_app.command()
@@ -251,7 +251,10 @@ def cancel(
     _for_each(config_or_exit(config), jobs, cancel_job, "cancelled")
 
 
-def _for_each(settings: Config, numbers: list[int], change: Callable[..., None], words: str) -> None:
+_Change = Callable[[Connection, int, datetime, str], tuple[str, str]]
+
+
+def _for_each(settings: Config, numbers: list[int], change: _Change, words: str) -> None:
     from dicom_node.node import layout_of, now
 
     by = f"operator {getpass.getuser()}"
@@ -261,8 +264,7 @@ def _for_each(settings: Config, numbers: list[int], change: Callable[..., None],
         for number in numbers:
             try:
                 with database.write() as conn:
-                    change(conn, number, now(), by)
-                    lanes.add(_lane(conn, number))
+                    lanes.add(change(conn, number, now(), by))
                 out.print(f"job {number}: {words}")
             except NodeError as error:
                 bad = True
@@ -272,11 +274,6 @@ def _for_each(settings: Config, numbers: list[int], change: Callable[..., None],
         bells.ring(kind, lane)
     if bad:
         raise typer.Exit(EXIT_INCOMPLETE)
-
-
-def _lane(conn: Connection, number: int) -> tuple[str, str]:
-    line, _ = overview.job_history(conn, number)
-    return line.kind, line.lane
 
 
 @contextmanager

@@ -53,6 +53,13 @@ def _uid(text: str) -> str:
     return text
 
 
+def _ascii(text: str) -> str:
+    # Results keep the source's character set, whatever it is; ASCII is what all of them share.
+    if not text.isascii() or "\\" in text or not text.isprintable():
+        raise ValueError("must be printable ASCII without a backslash")
+    return text
+
+
 def _beside_the_file(value: Any, info: ValidationInfo) -> Any:
     """Relative paths mean "next to the configuration file", wherever the program was started."""
     folder = (info.context or {}).get("folder")
@@ -63,6 +70,7 @@ def _beside_the_file(value: Any, info: ValidationInfo) -> Any:
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[str, AfterValidator(_network)]
+Ascii = Annotated[str, AfterValidator(_ascii)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Uid = Annotated[str, AfterValidator(_uid)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -191,7 +199,7 @@ class ResultsSection(_Section):
     """side-by-side: B-mode beside synthetic E-mode; emode: the E-mode alone."""
     label: LabelSection = LabelSection()
     """Burned-in wording."""
-    series_description: Annotated[str, Field(min_length=12, max_length=64)] = (
+    series_description: Annotated[Ascii, Field(min_length=12, max_length=64)] = (
         "AI SYNTHETIC strain elastography (not measured)"
     )
     """(0008,103E). Must contain SYNTHETIC: it is what many viewers show first."""
@@ -208,15 +216,15 @@ class ResultsSection(_Section):
 class EquipmentSection(_Section):
     """How this node names itself in results (PS3.3 C.7.5.1)."""
 
-    manufacturer: Annotated[str, Field(min_length=1, max_length=64)] = "Emode project"
+    manufacturer: Annotated[Ascii, Field(min_length=1, max_length=64)] = "Emode project"
     """(0008,0070)."""
-    model_name: Annotated[str, Field(min_length=1, max_length=64)] = "Emode"
+    model_name: Annotated[Ascii, Field(min_length=1, max_length=64)] = "Emode"
     """(0008,1090)."""
-    device_serial_number: Annotated[str, Field(max_length=64)] = "unset"
+    device_serial_number: Annotated[Ascii, Field(max_length=64)] = "unset"
     """(0018,1000). Give each node its own."""
-    station_name: Annotated[str, Field(max_length=16)] = ""
+    station_name: Annotated[Ascii, Field(max_length=16)] = ""
     """(0008,1010)."""
-    institution_name: Annotated[str, Field(max_length=64)] = ""
+    institution_name: Annotated[Ascii, Field(max_length=64)] = ""
     """(0008,0080)."""
 
 
@@ -233,7 +241,7 @@ class InferenceSection(_Section):
     """Most images in one pass; fewer are run at once, nothing is waited for."""
     time_limit_s: Seconds = 120.0
     """Seconds a batch may take before it counts as hung and is given to another try."""
-    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     """Tries for one image before it is parked; it may be the image that kills the worker."""
 
 

@@ -184,6 +184,10 @@ class NotInArchive(NodeError):
     permanent = False
 
 
+class KeepsNothing(NodeError):
+    """The destination says success each time, and never has the instance."""
+
+
 class QueryRefused(NodeError):
     """The destination did not answer the query."""
 

@@ -25,7 +25,7 @@ ULTRASOUND_CLASSES: dict[str, str] = {
     "1.2.840.10008.5.1.4.1.1.6": "Ultrasound Image Storage (Retired)",
     "1.2.840.10008.5.1.4.1.1.3": "Ultrasound Multi-frame Image Storage (Retired)",
 }
-"""What the receiver takes and the gate reads (PS3.4 B.5; the retired classes still come from old scanners)."""
+"""What the receiver takes and the gate reads (PS3.4 B.5); old scanners still send the retired classes."""
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary Capture Image Storage (PS3.3 A.8.1): the class of our still results."""
@@ -63,7 +63,7 @@ def transfer_syntaxes_in() -> tuple[str, ...]:
 
 
 TRANSFER_SYNTAXES_OUT = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
-"""What results are offered in. The stored file is Explicit VR; Implicit is for archives that take no other."""
+"""What results are offered in. The file is Explicit VR; Implicit is for archives that take no other."""
 
 
 class StatusKind(StrEnum):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pynetdicom
 from pynetdicom import _config, evt
+from pynetdicom.association import Association
 
 from dicom_node.core.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -51,3 +52,14 @@ def send_at_once(event: evt.Event) -> None:
     holder = event.assoc.dul.socket
     if holder is not None and holder.socket is not None:
         holder.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def close_socket(association: Association) -> None:
+    """Close the socket of an association that never came to be.
+
+    pynetdicom 3.0.4 leaves it to the garbage collector where the connection was refused; a destination
+    that is away for a night would cost a file descriptor for each try.
+    """
+    holder = association.dul.socket
+    if holder is not None and holder.socket is not None:
+        holder.socket.close()

@@ -6,7 +6,7 @@ from pydicom.dataset import Dataset
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from dicom_node.core.errors import QueryRefused
+from dicom_node.core.errors import NoPresentationContext, QueryRefused
 from dicom_node.dicom.services import status_text
 from dicom_node.network.scu import RemoteAE, open_association
 
@@ -19,12 +19,13 @@ def listed_instances(remote: RemoteAE, series: set[tuple[str, str]]) -> dict[tup
     C-FIND, Study Root, IMAGE level, with the unique keys of the levels above (PS3.4 C.4.1).
     Raises QueryRefused if it does not answer such a query, and what `open_association` raises.
     """
-    association = open_association(remote, [build_context(StudyRootQueryRetrieveInformationModelFind)])
     try:
-        if not association.accepted_contexts:
-            raise QueryRefused(
-                f"{remote}: does not offer Study Root C-FIND; set `confirm: none` or let us query"
-            )
+        association = open_association(remote, [build_context(StudyRootQueryRetrieveInformationModelFind)])
+    except NoPresentationContext as error:
+        raise QueryRefused(
+            f"{remote}: does not let us use Study Root C-FIND; set `confirm: none` or have it allowed"
+        ) from error
+    try:
         return {pair: _find(remote, association, *pair) for pair in sorted(series)}
     finally:
         if association.is_established:

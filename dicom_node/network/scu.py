@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,8 +32,10 @@ from dicom_node.dicom.services import (
     status_kind,
     status_text,
 )
-from dicom_node.network.library import application_entity, send_at_once, send_from_files
+from dicom_node.network.library import application_entity, close_socket, send_at_once, send_from_files
+from dicom_node.network.reactor import steady_reactor
 
+_MAX_PDU = 131072
 _MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers from 1 to 255
 
 
@@ -77,31 +80,50 @@ class Sent:
 
 
 def open_association(remote: RemoteAE, contexts: list[PresentationContext]) -> Association:
-    """Associate, or raise DestinationUnreachable, DestinationRejected or DestinationAborted."""
+    """Associate.
+
+    Raises DestinationUnreachable, DestinationRejected, DestinationAborted or NoPresentationContext.
+    """
     ae = application_entity(remote.calling_ae_title)
     ae.connection_timeout = remote.connect_timeout_s
     ae.acse_timeout = remote.connect_timeout_s
     ae.dimse_timeout = remote.answer_timeout_s
     ae.network_timeout = remote.answer_timeout_s
+    connected = threading.Event()
     association = ae.associate(
         remote.host,
         remote.port,
         contexts=contexts,
         ae_title=remote.ae_title,
-        max_pdu=131072,
-        evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once)],
+        max_pdu=_MAX_PDU,
+        evt_handlers=[
+            (evt.EVT_CONN_OPEN, send_at_once),
+            (evt.EVT_CONN_OPEN, steady_reactor),
+            (evt.EVT_CONN_OPEN, lambda event: connected.set()),
+        ],
     )
     if association.is_established:
         return association
+    close_socket(association)
+    raise _why_not(remote, association, connected=connected.is_set())
+
+
+def _why_not(remote: RemoteAE, association: Association, *, connected: bool) -> NodeError:
+    answer = association.acceptor.primitive
     if association.is_rejected:
-        answer = association.acceptor.primitive
-        raise DestinationRejected(
+        return DestinationRejected(
             f"{remote}: {answer.result_str}, {answer.source_str}, {answer.reason_str}; "
             f"check the AE titles and whether it knows {remote.calling_ae_title}"
         )
-    if association.is_aborted and association.acceptor.primitive is not None:
-        raise DestinationAborted(f"{remote}: aborted while associating")
-    raise DestinationUnreachable(f"{remote}: nothing answers as DICOM there; check host, port and firewall")
+    if answer is not None and answer.result == 0x00:
+        # It took the association and none of what we propose; pynetdicom then aborts by itself.
+        return NoPresentationContext(f"{remote}: none of them; ask its administrator to accept them")
+    if connected:
+        return DestinationAborted(
+            f"{remote}: it closed the connection without an answer; check the AE titles and whether it knows "
+            f"{remote.calling_ae_title}"
+        )
+    return DestinationUnreachable(f"{remote}: no connection; check host, port and firewall")
 
 
 def echo(remote: RemoteAE) -> float:

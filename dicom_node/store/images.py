@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.study import STUDY_TRANSITIONS, SettlePolicy, StudyEvent, StudyState, is_settled
-from dicom_node.dicom.gate import Skip
+from dicom_node.dicom.skip import Skip
 from dicom_node.store.schema import images, studies
 
 

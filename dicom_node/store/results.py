@@ -124,6 +124,11 @@ def load_parcels(conn: Connection, delivery_ids: list[int]) -> dict[int, Parcel]
     }
 
 
+def delivery_state(conn: Connection, delivery_id: int) -> DeliveryState:
+    """Where a delivery stands."""
+    return DeliveryState(conn.scalars(select(deliveries.c.state).where(deliveries.c.id == delivery_id)).one())
+
+
 def move_delivery(conn: Connection, delivery_id: int, event: DeliveryEvent, **values: Any) -> None:
     """Change a delivery as the table allows, or raise IllegalTransition."""
     for (before, known), after in DELIVERY_TRANSITIONS.items():

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from dicom_node.core.delivery import DeliveryEvent, DeliveryState
-from dicom_node.core.errors import NodeError, NotInArchive
+from dicom_node.core.errors import KeepsNothing, NodeError, NotInArchive
 from dicom_node.core.job import JobKind
 from dicom_node.network.query import listed_instances
 from dicom_node.store.database import Database
@@ -55,20 +55,15 @@ class Confirm:
             elif job.attempts < _ASK_BEFORE_SENDING_AGAIN:
                 yield Outcome(job, error=NotInArchive(f"{self.archive.remote}; it may still be indexing"))
             else:
-                yield Outcome(
-                    job,
-                    effect=self._lost(job, parcel),
-                    detail=f"not listed after {job.attempts} questions",
-                    rings=((JobKind.DELIVER, job.lane),),
-                )
+                yield self._lost(job, parcel)
 
-    def _lost(self, job: ClaimedJob, parcel: Parcel) -> Effect:
-        def send_again_or_park(conn: Connection, now: datetime) -> None:
+    def _lost(self, job: ClaimedJob, parcel: Parcel) -> Outcome:
+        """Success was said and the instance is not there: send it again, but not for ever."""
+        with self.database.read() as conn:
             sent = times_queued(conn, JobKind.DELIVER, parcel.delivery_id)
-            words = f"answered success {sent} time(s), but does not list the instance"
-            if sent >= _SEND_AT_MOST:
-                move_delivery(conn, parcel.delivery_id, DeliveryEvent.REFUSE, words=words)
-                return
+        words = f"{self.archive.remote}: said success {sent} time(s), lists nothing"
+
+        def send_again(conn: Connection, now: datetime) -> None:
             move_delivery(conn, parcel.delivery_id, DeliveryEvent.MISS, words=words)
             again = NewJob(
                 kind=JobKind.DELIVER,
@@ -81,7 +76,13 @@ class Confirm:
             )
             enqueue(conn, again, now)
 
-        return send_again_or_park
+        def park(conn: Connection, now: datetime) -> None:
+            move_delivery(conn, parcel.delivery_id, DeliveryEvent.REFUSE, words=words)
+
+        if sent >= _SEND_AT_MOST:
+            return Outcome(job, error=KeepsNothing(f"{words}; look into its log"), on_failure=park)
+        rings = ((JobKind.DELIVER, job.lane),)
+        return Outcome(job, effect=send_again, detail="not listed; sent again", rings=rings)
 
 
 def _confirmed(parcel: Parcel) -> Effect:

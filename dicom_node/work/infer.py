@@ -14,9 +14,9 @@ from sqlalchemy import Connection
 from dicom_node.core.errors import NodeError, RouteMissing
 from dicom_node.core.job import JobKind
 from dicom_node.core.rules import DeliverWhen, Route
-from dicom_node.dicom.gate import Skip
 from dicom_node.dicom.reading import ReadLimits, SourceImage, read_image
 from dicom_node.dicom.results import write_result
+from dicom_node.dicom.skip import Skip
 from dicom_node.store.database import Database
 from dicom_node.store.files import Layout, commit_file, digest_from
 from dicom_node.store.images import StoredImage, decide, load_image, study_is_settled

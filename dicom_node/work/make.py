@@ -5,11 +5,9 @@ The service and `emode apply` both call this, so what is tested offline is what 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +27,7 @@ from dicom_node.dicom.results import (
     build_result,
     ensure_valid_result,
     result_identity,
+    settings_digest,
 )
 
 
@@ -71,9 +70,8 @@ class Appearance:
 
     @property
     def digest(self) -> str:
-        """Changes whenever a result would look or read differently."""
-        facts = json.dumps(asdict(self), sort_keys=True, default=str)
-        return hashlib.sha256(facts.encode()).hexdigest()
+        """Changes whenever a result of the same image and model would look or read differently."""
+        return settings_digest(self.label, self.results)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

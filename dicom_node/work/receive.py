@@ -14,10 +14,10 @@ from dicom_node.core.identity import check_received_uid
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind
 from dicom_node.core.rules import Choice, Route, choose_route
-from dicom_node.dicom.gate import Skip, SkipCode
+from dicom_node.dicom.gate import judge_header
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import dataset_offset
-from dicom_node.dicom.services import ULTRASOUND_CLASSES
+from dicom_node.dicom.skip import Skip, SkipCode
 from dicom_node.store.database import Database
 from dicom_node.store.files import Layout, commit_file, digest_from, require_free_space
 from dicom_node.store.images import Novelty, Receipt, record_arrival
@@ -123,14 +123,9 @@ def judge_arrival(
 ) -> tuple[Choice, Skip | None]:
     """Choose the route and say what the header alone rules out."""
     choice = choose_route(routes, header, arrival)
-    if header.own_result:
-        return choice, Skip(SkipCode.OWN_RESULT, "Marked synthetic, by this product")
-    if header.sop_class_uid not in ULTRASOUND_CLASSES:
-        return choice, Skip(SkipCode.NOT_ULTRASOUND, f"The SOP class is {header.sop_class_uid}")
-    if choice.route is None:
+    skip = judge_header(header)
+    if skip is None and choice.route is None:
         why = "; ".join(f'route "{name}": {reason}' for name, reason in choice.passed_over)
-        return choice, Skip(
-            SkipCode.NOT_THIS_ROUTE,
-            (why[:1].upper() + why[1:]) or f"No route is called {arrival.called_ae_title}",
-        )
-    return choice, None
+        facts = why[:1].upper() + why[1:] if why else f"No route is called {arrival.called_ae_title}"
+        skip = Skip(SkipCode.NOT_THIS_ROUTE, facts)
+    return choice, skip

@@ -1,0 +1,61 @@
+"""What an operator can do to a job, with what that means for its delivery: one transaction each."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from dicom_node.core.delivery import DeliveryEvent, DeliveryState
+from dicom_node.core.errors import NoSuchJob
+from dicom_node.core.job import JobKind
+from dicom_node.store import jobs as queue
+from dicom_node.store.results import delivery_state, move_delivery
+from dicom_node.store.schema import jobs
+
+
+def retry_job(conn: Connection, job_id: int, now: datetime, by: str) -> tuple[str, str]:
+    """Start a failed or cancelled job again; a parked delivery is queued again.
+
+    Returns (kind, lane) of what now waits. Raises NoSuchJob or IllegalTransition.
+    """
+    job = _load(conn, job_id)
+    parked = job.delivery_id is not None and delivery_state(conn, job.delivery_id) is DeliveryState.PARKED
+    if parked:
+        move_delivery(conn, job.delivery_id, DeliveryEvent.RELEASE)
+    if parked and job.kind == JobKind.CONFIRM:
+        # The archive never kept it: asking again would find nothing, sending again may.
+        queue.cancel(conn, job_id, now, f"{by}: sent again")
+        again = queue.NewJob(
+            kind=JobKind.DELIVER,
+            lane=job.lane,
+            priority=job.priority,
+            study_id=job.study_id,
+            image_id=job.image_id,
+            delivery_id=job.delivery_id,
+            max_attempts=job.max_attempts,
+        )
+        queue.enqueue(conn, again, now)
+        return JobKind.DELIVER, job.lane
+    queue.revive(conn, job_id, now, by)
+    return job.kind, job.lane
+
+
+def cancel_job(conn: Connection, job_id: int, now: datetime, by: str) -> tuple[str, str]:
+    """End a job for good; a delivery that was still to be made is parked.
+
+    Returns (kind, lane). Raises NoSuchJob or IllegalTransition.
+    """
+    job = _load(conn, job_id)
+    queue.cancel(conn, job_id, now, by)
+    if job.kind == JobKind.DELIVER and delivery_state(conn, job.delivery_id) is DeliveryState.QUEUED:
+        move_delivery(conn, job.delivery_id, DeliveryEvent.REFUSE, words=f"cancelled by {by}")
+    return job.kind, job.lane
+
+
+def _load(conn: Connection, job_id: int) -> Row[Any]:
+    row = conn.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    if row is None:
+        raise NoSuchJob(f"job {job_id}; `emode jobs list` shows what there is")
+    return row

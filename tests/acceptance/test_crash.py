@@ -1,0 +1,93 @@
+"""kill -9 in the middle: every acknowledged image ends with exactly one result."""
+
+import random
+import threading
+import time
+
+import pydicom
+import pytest
+from pynetdicom import AE
+
+from harness import Node, node_config
+from peers.still import breast_still, write
+
+pytestmark = pytest.mark.peers
+
+US = "1.2.840.10008.5.1.4.1.1.6.1"
+
+
+class Sender(threading.Thread):
+    """Sends images one after the other, opening a new association whenever one breaks."""
+
+    def __init__(self, node, images):
+        super().__init__()
+        self._node, self._images = node, images
+        self.acknowledged = set()
+
+    def run(self):
+        for ds in self._images:
+            deadline = time.monotonic() + 60
+            while ds.SOPInstanceUID not in self.acknowledged and time.monotonic() < deadline:
+                self._try(ds)
+
+    def _try(self, ds):
+        ae = AE("SCANNER")
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 5
+        ae.add_requested_context(US, ds.file_meta.TransferSyntaxUID)
+        association = ae.associate("127.0.0.1", self._node.fixed_port, ae_title="EMODE")
+        if not association.is_established:
+            holder = association.dul.socket
+            if holder is not None and holder.socket is not None:
+                holder.socket.close()
+            time.sleep(0.2)
+            return
+        try:
+            answer = association.send_c_store(ds)
+            if answer.get("Status") == 0x0000:
+                self.acknowledged.add(ds.SOPInstanceUID)
+        except (RuntimeError, ValueError):
+            pass
+        finally:
+            if association.is_established:
+                association.release()
+
+
+@pytest.mark.parametrize("victim", ["receiver", "worker", "courier", "everything"])
+def test_acknowledged_images_survive(orthanc, tmp_path, free_port, victim):
+    pacs = orthanc()
+    config = node_config(
+        tmp_path / "node",
+        {"archive": ("PACS", pacs.port)},
+        listen={"port": free_port},
+        # An image that is in hand each time the worker dies looks like one that kills it.
+        inference={"max_attempts": 20},
+    )
+    images = [
+        pydicom.dcmread(write(breast_still(seed=n, instance_number=n), tmp_path / f"{n}.dcm"))
+        for n in range(12)
+    ]
+    node = Node(tmp_path / "node", config)
+    node.fixed_port = free_port
+    node.start()
+    sender = Sender(node, images)
+    sender.start()
+    dice = random.Random(victim)
+    for _ in range(3):
+        time.sleep(dice.uniform(0.3, 1.5))
+        if victim == "everything":
+            node.kill()
+            node.start()
+        else:
+            before = len(node.events("ready", role=victim))
+            node.kill_role(victim)
+            node.wait(lambda n=before: len(node.events("ready", role=victim)) > n, f"{victim} is back")
+    sender.join(120)
+    assert not sender.is_alive()
+    # An image whose answer was lost in the crash may be known without having been acknowledged.
+    lines = node.wait_for_stage(len(sender.acknowledged), "confirmed", timeout_s=120)
+    node.stop()
+    known = {line["sop_instance_uid"] for line in lines}
+    assert sender.acknowledged == {ds.SOPInstanceUID for ds in images} == known
+    results = [result["sop_instance_uid"] for line in lines for result in line["results"]]
+    assert len(results) == len(images)
+    assert sorted(pacs.sop_instance_uids()) == sorted(results)

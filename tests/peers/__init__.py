@@ -1,0 +1,1 @@
+"""Real peers for tests: Orthanc, DCMTK, and the images that are sent to them."""

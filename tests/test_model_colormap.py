@@ -1,0 +1,67 @@
+"""Strain to colour and back."""
+
+import colorsys
+
+import numpy as np
+import pytest
+
+from model.colormap import get_colormap, invert, overlay, render
+from model.errors import ColorMapUnknown
+
+RAINBOW = get_colormap("emode-rainbow", 1)
+
+
+def test_table_is_pinned():
+    # A published table never changes: results of years ago must stay readable.
+    assert RAINBOW.sha256 == "3ccedddc80e5c02cae9b0bd7932fbadd3d94ebf77d7da56ee46b30e0c2ffa74a"
+    assert not RAINBOW.table.flags.writeable
+
+
+def test_ends_and_middle():
+    assert RAINBOW.table[0].tolist() == [0, 0, 255]  # hard: blue
+    assert RAINBOW.table[255].tolist() == [255, 0, 0]  # soft: red
+    assert colorsys.rgb_to_hsv(*(RAINBOW.table[127] / 255))[0] == pytest.approx(
+        1 / 3, abs=0.01
+    )  # mean: green
+
+
+def test_monotone_and_injective():
+    hue = np.array([colorsys.rgb_to_hsv(*(rgb / 255))[0] for rgb in RAINBOW.table])
+    assert np.all(np.diff(hue) < 0)
+    assert len({tuple(rgb) for rgb in RAINBOW.table.tolist()}) == 256
+    chroma = RAINBOW.table - RAINBOW.table.mean(axis=1, keepdims=True)
+    apart = np.linalg.norm(chroma[:, None] - chroma[None], axis=-1) + np.eye(256) * 99
+    assert apart.min() > 2.0  # levels of 255: no two entries are alike once B-mode is taken out
+
+
+def test_unknown_map_lists_known():
+    with pytest.raises(ColorMapUnknown, match="emode-rainbow 1"):
+        get_colormap("jet", 1)
+
+
+def test_render_takes_nearest_entry_and_clips():
+    strain = np.array([[-1.0, 0.0, 0.5, 1.0, 2.0]], np.float32)
+    assert render(strain, RAINBOW)[0].tolist() == RAINBOW.table[[0, 0, 128, 255, 255]].tolist()
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 1.0])
+def test_overlay_is_undone_whatever_lies_beneath(alpha):
+    rng = np.random.default_rng(1)
+    strain = rng.random((90, 120)).astype(np.float32)
+    bmode = rng.integers(0, 256, (90, 120), dtype=np.uint8)
+    recovered = invert(overlay(strain, bmode, RAINBOW, alpha), RAINBOW, alpha)
+    assert np.abs(recovered - strain).mean() < 0.003
+    assert np.abs(recovered - strain).max() < 0.02
+
+
+def test_overlay_adds_residual():
+    strain, bmode = np.zeros((2, 2), np.float32), np.full((2, 2), 100, np.uint8)
+    residual = np.full((2, 2, 3), 0.1, np.float32)
+    plain, changed = (overlay(strain, bmode, RAINBOW, 0.5, r).astype(int) for r in (None, residual))
+    assert np.abs(changed - plain - 25.5).max() <= 1
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.2, -0.1])
+def test_inversion_needs_colour(alpha):
+    with pytest.raises(ValueError, match="alpha"):
+        invert(np.zeros((2, 2, 3), np.uint8), RAINBOW, alpha)

@@ -1,0 +1,75 @@
+"""The commands, as a newcomer would type them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from model.bundle import read_bundle
+from test_training_fit import SETTINGS
+from training.cli import app, main
+
+
+def emode_train(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "training.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quick")
+    settings = {**SETTINGS, "simulation": {"training_pairs": 4, "validation_pairs": 2, "test_pairs": 4}}
+    (out / "config.yaml").write_text(yaml.safe_dump(settings))
+    emode_train("quick", "--out", str(out), "--config", str(out / "config.yaml"), "--threads", "1")
+    return out
+
+
+def test_quick_ends_with_a_bundle(quick_run):
+    bundle = read_bundle(quick_run / "bundle")
+    assert bundle.id == "test-0.0.1"
+    assert bundle.metrics["pairs"] == 4
+    assert bundle.training["seeds"]["training_pairs"] == [0, 4]
+    assert bundle.training["steps"] == 4
+    assert bundle.training["config"]["epochs"] == 2
+
+
+def test_evaluate_prints_the_numbers_on_the_card(quick_run):
+    done = emode_train(
+        "evaluate", "--json", "--threads", "1",
+        "--bundle", str(quick_run / "bundle"),
+        "--data", str(quick_run / "pairs" / "test"),
+        "--training", str(quick_run / "pairs" / "training"),
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    metrics = dict(read_bundle(quick_run / "bundle").metrics)
+    assert report["image"] == metrics["image"]
+    assert len(report["per_pair"]) == 4
+
+
+@pytest.mark.parametrize("command", ["", "simulate", "fit", "evaluate", "export", "quick"])
+def test_help_says_what_it_does(command):
+    done = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert done.exit_code == 0
+    assert "--help" in done.stdout
+    assert len(done.stdout) > 200
+
+
+def test_problems_are_one_sentence_and_status_two(tmp_path, monkeypatch, capsys):
+    done = emode_train("quick", "--out", str(tmp_path), "--config", "huge", check=False)
+    assert done.returncode == 2
+    assert '"huge" is neither a file nor one of small' in done.stderr
+    assert "Traceback" not in done.stderr
+    arguments = ["evaluate", "--bundle", str(tmp_path), "--data", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["emode-train", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "manifest.json cannot be read" in capsys.readouterr().err
