@@ -273,17 +273,21 @@ def _receive(base: _Base) -> None:
 def _infer(base: _Base) -> None:
     from dicom_node.work.infer import Infer
     from dicom_node.work.loop import Lane
+    from dicom_node.work.make import warm_up
     from dicom_node.work.receive import INFER_LANE
 
     config = base.config
     routes = {route.name: route for route in routes_of(config)}
     models = models_of(config, sorted({route.bundle for route in routes.values()}))
+    appearance = appearance_of(config)
+    for model in models.values():
+        warm_up(model, appearance)
     handler = Infer(
         database=base.database,
         layout=base.layout,
         routes=routes,
         models=models,
-        appearance=appearance_of(config),
+        appearance=appearance,
         limits=read_limits_of(config),
         delivery_attempts={name: d.retry.max_attempts for name, d in config.destinations.items()},
     )

@@ -17,6 +17,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.dicom.part10 import dataset_offset
+from dicom_node.dicom.services import ULTRASOUND_CLASSES
 from harness import Receiver, node_config, raw_store
 from peers.still import breast_still, write
 
@@ -73,6 +74,14 @@ def test_every_transfer_syntax_is_kept_bit_for_bit(receiver, dcmtk, tmp_path, sy
     stored = [file for file in kept(receiver) if encoded(file) == raw]
     assert len(stored) == 1
     assert pydicom.dcmread(stored[0]).file_meta.TransferSyntaxUID == syntax
+
+
+@pytest.mark.parametrize("sop_class", sorted(ULTRASOUND_CLASSES))
+def test_every_ultrasound_class_is_taken_the_retired_ones_too(receiver, tmp_path, sop_class):
+    ds = breast_still(seed=50, sop_class=sop_class)
+    ds.SOPInstanceUID = pydicom.uid.generate_uid()
+    raw = encoded(write(ds, tmp_path / "image.dcm"))
+    assert raw_store(receiver.port, sop_class, ds.SOPInstanceUID, raw) == 0x0000
 
 
 @pytest.mark.peers

@@ -24,7 +24,7 @@ from dicom_node.cli.console import (
 from dicom_node.config import Config
 from dicom_node.core.errors import ConfigInvalid, NodeError
 from dicom_node.supervise import Role, Supervisor, stop_on_signal
-from dicom_node.telemetry.log import set_up_logging
+from dicom_node.telemetry.log import set_up_logging, where
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,12 @@ def serve(
         # A traceback may quote attribute values: the class is logged, the rest only while debugging.
         log.critical(
             "process failed",
-            extra={"action": "role-failed", "role": role, "code": type(error).__name__},
+            extra={
+                "action": "role-failed",
+                "role": role,
+                "code": type(error).__name__,
+                "where": where(error),
+            },
             exc_info=settings.log.level == "debug",
         )
         raise typer.Exit(EXIT_INCOMPLETE) from None

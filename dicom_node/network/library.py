@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pynetdicom
 from pynetdicom import _config, evt
 from pynetdicom.association import Association
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import register_uid, uid_to_service_class
 
 from dicom_node.core.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -29,6 +32,16 @@ def spool_to(incoming: Path) -> None:
     """
     _config.STORE_RECV_CHUNKED_DATASET = True
     tempfile.tempdir = str(incoming)
+
+
+def serve_storage_of(sop_classes: Mapping[str, str]) -> None:
+    """Let the C-STORE receiver take these SOP classes, given as UID -> name.
+
+    pynetdicom does not know the retired ones: it would accept the context and abort at the first object.
+    """
+    for uid, name in sop_classes.items():
+        if uid_to_service_class(uid) is not StorageServiceClass:
+            register_uid(uid, "".join(filter(str.isalnum, name)), StorageServiceClass)
 
 
 def send_from_files() -> None:

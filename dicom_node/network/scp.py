@@ -16,7 +16,8 @@ from pynetdicom.sop_class import Verification
 from dicom_node.core.errors import NodeError
 from dicom_node.core.image import Arrival
 from dicom_node.dicom.services import RETURNED_CLASSES, ULTRASOUND_CLASSES, UNCOMPRESSED, transfer_syntaxes_in
-from dicom_node.network.library import application_entity, send_at_once, spool_to
+from dicom_node.network.library import application_entity, send_at_once, serve_storage_of, spool_to
+from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class StoreScp:
             self._ae.add_supported_context(sop_class, list(transfer_syntaxes_in()))
         for sop_class in RETURNED_CLASSES:
             self._ae.add_supported_context(sop_class, list(UNCOMPRESSED))
+        serve_storage_of(ULTRASOUND_CLASSES)
         spool_to(settings.incoming)
 
     def start(self) -> int:
@@ -172,7 +174,13 @@ class StoreScp:
             return error.dimse_status
         except Exception as error:  # noqa: BLE001 - the sender needs an answer whatever happened
             log.error(
-                "object failed", extra={"action": "object-failed", "code": type(error).__name__, **fields}
+                "object failed",
+                extra={
+                    "action": "object-failed",
+                    "code": type(error).__name__,
+                    "where": where(error),
+                    **fields,
+                },
             )
             return _CANNOT_UNDERSTAND
         with self._counts_lock:

@@ -25,6 +25,7 @@ FIELDS = (
     "lane",
     "attempt",
     "code",
+    "where",
     "status",
     "decision",
     "count",
@@ -54,6 +55,18 @@ class _Json(logging.Formatter):
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"at": at, "level": record.levelname.lower(), "event": record.getMessage(), **_fields(record)}
         return json.dumps(line, default=str)
+
+
+def where(error: BaseException) -> str:
+    """Place in our code that an unforeseen error came through, for a log that may not quote the error."""
+    place = "?"
+    trace = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if "site-packages" not in file:
+            place = f"{'/'.join(file.split('/')[-3:])}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
 
 
 def set_up_logging(level: str, style: str) -> None:

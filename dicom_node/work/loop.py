@@ -18,6 +18,7 @@ from dicom_node.store import jobs as queue
 from dicom_node.store.database import Database
 from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.process import Bells
+from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
 
@@ -157,12 +158,15 @@ class WorkLoop:
         except Exception as error:  # whatever it was, the jobs must not stay running
             log.error(
                 "batch failed",
-                extra={"action": "batch-failed", "kind": self._lane.kind.value, "code": type(error).__name__},
+                extra={
+                    "action": "batch-failed",
+                    "kind": self._lane.kind.value,
+                    "code": type(error).__name__,
+                    "where": where(error),
+                },
                 exc_info=log.isEnabledFor(logging.DEBUG),
             )
-            failure = UnexpectedFailure(
-                f"{type(error).__name__} in {self._lane.kind}; see the log of that time"
-            )
+            failure = UnexpectedFailure(f"{type(error).__name__} at {where(error)}")
             for job in open_jobs.values():
                 self._end(Outcome(job, error=failure))
         finally:
