@@ -1,0 +1,1 @@
+"""A DICOM node that turns breast ultrasound B-mode images into synthetic strain elastography."""

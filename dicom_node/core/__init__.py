@@ -1,0 +1,1 @@
+"""Pure rules and states: standard library only, time is an argument."""

@@ -1,0 +1,1 @@
+"""The edge: associations in and out."""

@@ -1,0 +1,1 @@
+"""The state: tables, files, and what moves them."""

@@ -38,6 +38,9 @@ FIELDS = (
 )
 """Every field a log line may carry. None of them can hold a name, a patient ID or a description."""
 
+SILENCED = ("pydicom", "pynetdicom", "highdicom", "apscheduler", "PIL")
+"""Libraries whose own messages never reach our log."""
+
 
 class _Line(logging.Formatter):
     """`2026-01-31T12:00:00.000Z INFO job finished action=job-done job=812`."""
@@ -81,7 +84,7 @@ def set_up_logging(level: str, style: str) -> None:
     ours.handlers = [handler]
     ours.propagate = False
     ours.setLevel(level.upper())
-    for library in ("pydicom", "pynetdicom", "highdicom", "apscheduler", "PIL"):
+    for library in SILENCED:
         theirs = logging.getLogger(library)
         theirs.handlers = [logging.NullHandler()]
         theirs.propagate = False
