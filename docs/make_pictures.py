@@ -1,7 +1,6 @@
 """Make the pictures of the README from a run of the demo: `.venv/bin/python docs/make_pictures.py`."""
 
 import io
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,8 @@ def main() -> None:
     demo = ROOT / "demo"
     subprocess.run([EMODE, "demo", "--folder", demo], check=True)
     PICTURES.mkdir(parents=True, exist_ok=True)
-    shutil.copy(demo / "contact-sheet.png", PICTURES / "contact-sheet.png")
+    sheet = Image.open(demo / "contact-sheet.png")
+    sheet.quantize(256).save(PICTURES / "contact-sheet.png", optimize=True)
     first = min((demo / "data" / "result").rglob("*.dcm"), key=lambda path: dcmread(path).InstanceNumber)
     Image.fromarray(dcmread(first).pixel_array).save(PICTURES / "result.png", optimize=True)
     told = subprocess.run(

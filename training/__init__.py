@@ -1,0 +1,1 @@
+"""Where bundles come from: simulated pairs, the fit, its evaluation and export."""

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,13 +29,11 @@ from dicom_node.dicom.header import read_header
 from dicom_node.dicom.reading import read_image
 from dicom_node.dicom.skip import Skip
 from dicom_node.network.scu import Outgoing, RemoteAE, Sent, send
-from dicom_node.node import layout_of, models_of, now, read_limits_of
+from dicom_node.node import appearance_of, layout_of, models_of, now, read_limits_of
 from dicom_node.store import overview
 from dicom_node.store.database import Database, open_database
 from dicom_node.store.overview import ImageLine
-
-if TYPE_CHECKING:
-    from dicom_node.work.make import Model
+from dicom_node.work.make import Model, draw
 
 _SCANNER = "SCANNER"
 _PATIENCE_S = 300.0
@@ -190,16 +188,22 @@ def _row(
     seen = read_image(image.path, read_limits_of(config))
     if isinstance(seen, Skip):
         return SheetRow(image.title, _whole_frame(image.path), note=f"{seen.code}: {seen.facts}")
-    grey = seen.panes[0].grey
+    pane = seen.panes[0]
     made = [pictures[r.sop_instance_uid] for r in line.results if r.sop_instance_uid in pictures]
     if not made:
-        return SheetRow(image.title, grey, note=f"{line.stage}: {line.job_error or 'not in the archive'}")
+        return SheetRow(
+            image.title, pane.grey, note=f"{line.stage}: {line.job_error or 'not in the archive'}"
+        )
+    (elastogram,) = model.predictor.predict([pane.grey])
+    # The B-mode stands beside it already: of the archive's picture only the E-mode is shown here.
+    x0, y0, x1, y1 = draw(pane, elastogram, model, appearance_of(config)).emode_box
+    emode = made[0][y0:y1, x0:x1]
     if image.truth is None:
-        return SheetRow(image.title, grey, made[0], note=f"{len(made)} result(s)")
-    (elastogram,) = model.predictor.predict([grey])
-    truth = np.asarray(cv2.resize(image.truth, grey.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+        return SheetRow(image.title, pane.grey, emode, note=f"{len(made)} result(s)")
+    size = pane.grey.shape[::-1]
+    truth = np.asarray(cv2.resize(image.truth, size, interpolation=cv2.INTER_LINEAR), np.float32)
     colours = model.colours[np.clip(np.rint(truth * 255), 0, 255).astype(np.uint8)]
-    return SheetRow(image.title, grey, made[0], colours, _ncc(elastogram.strain, truth))
+    return SheetRow(image.title, pane.grey, emode, colours, _ncc(elastogram.strain, truth))
 
 
 def _whole_frame(path: Path) -> NDArray[np.uint8] | None:

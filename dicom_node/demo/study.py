@@ -27,9 +27,9 @@ from training.simulate import SIMULATOR_VERSION, Pair, simulate_pair
 STUDY_VERSION = 1
 """Raise when the same seeds would give other files: their UIDs must then differ."""
 
-STILL_SEEDS = (2_000_005, 2_000_003, 2_000_006, 2_000_010, 2_000_009)
-"""From the simulator's test range, which no bundle was fitted on: one image of each kind that
-matters, the isoechoic mass among them, of which B-mode shows almost nothing."""
+STILL_SEEDS = (2_000_001, 2_000_002, 2_000_000, 2_000_003, 2_000_015)
+"""The first of each kind in the simulator's test range, which no bundle was fitted on: malignant,
+benign, cyst, isoechoic (of which B-mode shows almost nothing), none. Not chosen by how well they do."""
 
 CINE_SEED, DOPPLER_SEED = 2_000_008, 2_000_022
 CINE_FRAMES = 9

@@ -119,7 +119,7 @@ def make_results(
         if not wanted(identity):
             continue
         started = time.monotonic()
-        picture = compose(pane.grey, elastogram.colour, model.colours, appearance.label, _footer(model.facts))
+        picture = draw(pane, elastogram, model, appearance)
         dataset = build_result(
             source,
             image,
@@ -133,6 +133,11 @@ def make_results(
         )
         ensure_valid_result(dataset, source)
         yield Made(pane, identity, elastogram, picture, dataset, time.monotonic() - started)
+
+
+def draw(pane: Pane, elastogram: Elastogram, model: Model, appearance: Appearance) -> Picture:
+    """The labelled picture of one pane, as results show it."""
+    return compose(pane.grey, elastogram.colour, model.colours, appearance.label, _footer(model.facts))
 
 
 def _footer(facts: BundleFacts) -> str:
@@ -153,7 +158,7 @@ def warm_up(model: Model, appearance: Appearance) -> None:
     pane = pane_of(0, (0, 0, 128, 128), None, "image-content", np.zeros((128, 128), np.uint8))
     image = SourceImage(header, None, 1, (pane,))
     (elastogram,) = model.predictor.predict([pane.grey])
-    picture = compose(pane.grey, elastogram.colour, model.colours, appearance.label, _footer(model.facts))
+    picture = draw(pane, elastogram, model, appearance)
     identity = identify(image, pane, model, appearance)
     source = Dataset()
     source.file_meta = FileMetaDataset()

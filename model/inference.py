@@ -1,0 +1,100 @@
+"""One network on one device: frames to elastograms, batched; knows nothing of bundles."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.colormap import get_colormap, invert, overlay
+from model.errors import ResultInvalid
+from model.generator import Generator, GeneratorOutput
+from model.preprocess import Frame, PreprocessSpec, to_frame, to_tensor
+
+BATCH_SIZE = {"cpu": 1, "cuda": 16}
+"""On a CPU a batch is no faster than its frames one by one, and one by one a frame's result
+cannot depend on its neighbours."""
+
+_AGREEMENT_SAMPLES = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Elastogram:
+    """The synthetic elastogram of one frame, at the frame's full size."""
+
+    strain: NDArray[np.float32]
+    """(H, W) in [0, 1]; 1 is soft, 0.5 about the mean of the frame."""
+    colour: NDArray[np.uint8]
+    """(H, W, 3) RGB, the colour E-mode laid over the B-mode."""
+    agreement: float
+    """Mean |strain read back from the colour - strain|; above about 0.1 the two heads disagree."""
+
+
+class Inference:
+    """A generator in evaluation mode, with the preprocessing that its weights expect."""
+
+    def __init__(
+        self,
+        network: Generator,
+        preprocess: PreprocessSpec,
+        *,
+        device: Literal["cpu", "cuda"] = "cpu",
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
+        self.device: Literal["cpu", "cuda"] = device
+        self.precision: Literal["fp32", "bf16"] = precision
+        self.preprocess = preprocess
+        self.spec = network.spec
+        self.colormap = get_colormap(network.spec.colormap, network.spec.colormap_version)
+        placed = network.eval().to(device)
+        self._network = placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def predict(self, frames: Sequence[Frame]) -> list[Elastogram]:
+        """Return one elastogram for each frame uint8 (H, W); sizes may differ.
+
+        Raises FrameTooSmall or FrameInvalid before anything is computed, ResultInvalid if the
+        network's output is not finite.
+        """
+        tensors = [to_tensor(frame, self.preprocess) for frame in frames]
+        results: list[Elastogram] = []
+        size = BATCH_SIZE[self.device]
+        for start in range(0, len(frames), size):
+            output = self._run(torch.stack(tensors[start : start + size]))
+            batch = frames[start : start + size]
+            results += [self._compose(frame, output, i) for i, frame in enumerate(batch)]
+        return results
+
+    def _run(self, batch: torch.Tensor) -> GeneratorOutput:
+        batch = batch.to(self.device, memory_format=torch.channels_last)
+        autocast: AbstractContextManager[None] = torch.autocast(
+            self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        )
+        with torch.inference_mode(), autocast:
+            output: GeneratorOutput = self._network(batch)
+        output = GeneratorOutput(*(part.float().cpu() for part in output))
+        if not all(bool(torch.isfinite(part).all()) for part in output):
+            raise ResultInvalid(f"on {self.device} in {self.precision}", device=self.device)
+        return output
+
+    def _compose(self, frame: Frame, output: GeneratorOutput, i: int) -> Elastogram:
+        """Bring both heads to the frame's size; B-mode detail comes from the frame itself."""
+        spec, generator = self.preprocess, self.spec
+        shape = (frame.shape[0], frame.shape[1])
+        strain = np.clip(to_frame(output.strain[i, 0], shape, spec), 0.0, 1.0)
+        if generator.colour_mode == "literal":
+            channels = [to_frame(output.colour[i, c], shape, spec) for c in range(3)]
+            colour = np.round(np.clip(np.stack(channels, axis=-1), 0, 1) * 255).astype(np.uint8)
+        else:
+            residual = np.stack([to_frame(output.residual[i, c], shape, spec) for c in range(3)], axis=-1)
+            colour = overlay(strain, frame, self.colormap, generator.alpha, residual)
+        return Elastogram(strain, colour, self._agreement(strain, colour))
+
+    def _agreement(self, strain: NDArray[np.float32], colour: NDArray[np.uint8]) -> float:
+        """Read strain back from a regular sample of the colour picture and compare."""
+        step = max(1, int(np.sqrt(strain.size / _AGREEMENT_SAMPLES)))
+        sample = np.ascontiguousarray(colour[::step, ::step])
+        recovered = invert(sample, self.colormap, self.spec.alpha)
+        return float(np.abs(recovered - strain[::step, ::step]).mean())

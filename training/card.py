@@ -1,0 +1,93 @@
+"""The model card: what a bundle is for, what it scored beside its floors, and what it cannot do."""
+
+from typing import Any
+
+from training.config import TrainingConfig
+
+_CARD = """# Model card: {name} {version}
+
+**Learnt from simulated strain. Not validated on patients. Research use only.**
+Its pictures are synthetic: nothing in them was measured, and no diagnosis may rest on them.
+
+## What it is
+A generator (Transformer and U-Net, {parameters:,} parameters, input {width} x {height} pixels) that draws a
+strain elastogram from a breast ultrasound B-mode image. Two heads: a scalar strain index (0 hard, 0.5 about
+the mean of the frame, 1 soft) and the colour E-mode (red soft, green mean, blue hard; colour map {colormap}
+version {colormap_version}, {alpha:.0%} over the B-mode). The index is relative to the frame: it has no unit,
+and two frames cannot be compared by it.
+
+## Where it comes from
+Trained as a paired GAN for {steps:,} steps on {pairs:,} simulated pairs (simulator version
+{simulator_version}, seeds {first} to {last}). Strain was computed by finite elements over drawn anatomy;
+B-mode is simulated speckle. How stiff a lesion is for its look was set from the literature before training,
+and 15 % of benign- and malignant-looking lesions contradict their look. No patient data were used.
+Source commit: {git_commit}.
+
+## How well it does, on {test_pairs} simulated pairs with seeds never trained on
+Normalised cross-correlation (NCC, zero shift) with the true strain: mean (95 % bootstrap interval).
+
+| | whole image | lesion box |
+|---|---|---|
+{table}
+
+The floors matter more than the score: a map that ignores the image already scores {floor:.2f}, because every
+breast has skin above and muscle below. This model is {gap:.2f} above it.
+
+Commands that give these numbers, and the weights:
+
+    emode-train quick --config small --out runs/small
+    emode-train evaluate --bundle runs/small/bundle --data runs/small/pairs/test \\
+        --training runs/small/pairs/training
+
+## Intended use
+Testing and demonstrating a DICOM pipeline; research on image synthesis. Adult breast, linear probe, B-mode
+stills of 64 pixels or more on each side, cropped to the tissue.
+
+## Limits
+- B-mode does not show stiffness. The model has learnt how look and stiffness go together in a simulator;
+  where a patient's tissue does not follow that, the picture is wrong and looks just as convincing.
+- Never scored against measured strain. Speckle, anatomy and artefacts of real scanners differ from the
+  simulator's.
+- Implants, scars, ribs, axilla, calcifications and anything but breast are outside what it has seen.
+- It does not know when it is wrong: it has no uncertainty output.
+"""
+
+_ROWS = (
+    ("generated", "**this model**"),
+    ("mean_map", "floor: mean training map, ignores the image"),
+    ("shuffled", "floor: result for another image"),
+    ("repeat_scan", "reference: the true map after a 25 % smooth change, as between two scans"),
+)
+
+
+def render_card(config: TrainingConfig, training: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """Write the card, Markdown, from the manifest's own facts."""
+
+    def cell(region: str, name: str) -> str:
+        if not metrics.get(region):
+            return "-"
+        value = metrics[region][name]
+        return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+
+    rows = [f"| {label} | {cell('image', key)} | {cell('lesion_box', key)} |" for key, label in _ROWS]
+    first, end = training["seeds"]["training_pairs"]
+    return _CARD.format(
+        name=config.name,
+        version=config.version,
+        parameters=training["parameters"],
+        width=config.preprocess.width,
+        height=config.preprocess.height,
+        colormap=config.generator.colormap,
+        colormap_version=config.generator.colormap_version,
+        alpha=config.generator.alpha,
+        steps=training["steps"],
+        pairs=end - first,
+        simulator_version=training["simulator_version"],
+        first=first,
+        last=end - 1,
+        git_commit=training["git_commit"],
+        test_pairs=metrics["pairs"],
+        table="\n".join(rows),
+        floor=metrics["image"]["mean_map"]["mean"],
+        gap=metrics["image"]["above_mean_map"]["mean"],
+    )

@@ -1,0 +1,35 @@
+"""Errors of the training pipeline; the docstring is the sentence, the attributes are the facts."""
+
+
+class TrainingError(Exception):
+    """Training cannot go on."""
+
+    def __init__(self, detail: str = "", **facts: object) -> None:
+        self.facts = facts
+        self.__dict__.update(facts)
+        sentence = (type(self).__doc__ or "").strip()
+        super().__init__(f"{detail}: {sentence}" if detail else sentence)
+
+
+class PairFolderInvalid(TrainingError):
+    """The folder does not hold pairs that this version can read."""
+
+
+class PairInvalid(TrainingError):
+    """The file is not a pair of B-mode and strain on the same pixels."""
+
+
+class ConfigInvalid(TrainingError):
+    """The training configuration cannot be used."""
+
+
+class CheckpointInvalid(TrainingError):
+    """The checkpoint does not belong to this run; use another --out, or the configuration it began with."""
+
+
+class TooFewPairs(TrainingError):
+    """There are not enough pairs; simulate more, or point at the folder that holds them."""
+
+
+class NotFinite(TrainingError):
+    """The loss is no longer a finite number; resume from the last checkpoint with a lower learning rate."""
