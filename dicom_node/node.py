@@ -30,10 +30,11 @@ from dicom_node.store.files import Layout
 from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.process import Bells, sole_holder
 from dicom_node.supervise import Role, end_with_parent, report_ready, stop_on_signal
+from dicom_node.telemetry.log import where
 
 if TYPE_CHECKING:
     from dicom_node.work.deliver import Archive
-    from dicom_node.work.loop import Handler, Lane
+    from dicom_node.work.loop import Handler, Lane, WorkLoop
     from dicom_node.work.make import Appearance, Model
 
 log = logging.getLogger(__name__)
@@ -211,7 +212,9 @@ def run_role(role: Role, config: Config, *, supervised: bool) -> None:
     layout.create()
     with ExitStack() as stack:
         stack.enter_context(sole_holder(layout.lock(role), role))
-        database = open_database(layout.database, now())
+        # Every association of the receiver may write at once; the other roles have a thread for each lane.
+        connections = config.listen.max_associations if role is Role.RECEIVER else 10
+        database = open_database(layout.database, now(), connections=connections)
         stack.callback(database.close)
         base = _Base(config, layout, database, Bells(layout.bells), stop)
         {Role.RECEIVER: _receive, Role.WORKER: _infer, Role.COURIER: _carry}[role](base)
@@ -258,6 +261,9 @@ def _receive(base: _Base) -> None:
         idle_timeout_s=config.listen.idle_timeout_s,
         incoming=base.layout.incoming,
     )
+    # We hold the receiver's lock: whatever an earlier one was spooling will never be finished.
+    for left in base.layout.incoming.glob("tmp*"):
+        left.unlink(missing_ok=True)
     scp = StoreScp(settings, take)
     try:
         port = scp.start()
@@ -314,10 +320,11 @@ def _carry(base: _Base) -> None:
     for name, archive in archives_of(config).items():
         retry = config.destinations[name].retry
         policy = RetryPolicy(retry.first_delay_s, retry.factor, retry.cap_s)
-        # A batch may take as long as its slowest honest answers; a lane that hangs stops only itself.
+        # As long as the slowest honest answers may take: every answer has its own time limit, so this
+        # is reached only by what no time limit of the network catches.
         limit_s = 60.0 + _DELIVER_BATCH * archive.remote.answer_timeout_s
         lanes[Lane(JobKind.DELIVER, name, _DELIVER_BATCH, policy, limit_s)] = Deliver(
-            archive, base.database, base.layout
+            archive, base.database, base.layout, base.stop.is_set
         )
         lanes[Lane(JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s)] = Confirm(
             archive, base.database
@@ -342,16 +349,11 @@ def _serve_lanes(base: _Base, lanes: Mapping[Lane, Handler], report: Mapping[str
     from dicom_node.work.loop import WorkLoop
 
     owner = f"{socket.gethostname()}:{os.getpid()}"
-    threads = [
-        threading.Thread(
-            name=f"{lane.kind}-{lane.name}",
-            target=WorkLoop(
-                lane, base.database, base.bells, handler, owner=owner, clock=now, on_hang=_leave
-            ).run,
-            args=(base.stop,),
-        )
+    loops = [
+        WorkLoop(lane, base.database, base.bells, handler, owner=owner, clock=now, on_hang=_leave)
         for lane, handler in lanes.items()
     ]
+    threads = [threading.Thread(target=_run_or_leave, args=(loop, base.stop)) for loop in loops]
     for thread in threads:
         thread.start()
     report_ready(**report)
@@ -359,9 +361,21 @@ def _serve_lanes(base: _Base, lanes: Mapping[Lane, Handler], report: Mapping[str
         thread.join()
 
 
+def _run_or_leave(loop: WorkLoop, stop: threading.Event) -> None:
+    """A lane must not die while the process looks alive: then rather the whole process, and a fresh one."""
+    try:
+        loop.run(stop)
+    except Exception as error:  # noqa: BLE001
+        log.critical(
+            "lane failed; the process ends",
+            extra={"action": "lane-failed", "code": type(error).__name__, "where": where(error)},
+        )
+        os._exit(70)  # EX_SOFTWARE
+
+
 def _leave(claimed: Sequence[ClaimedJob]) -> None:
-    """A batch hangs: end this process. The supervisor starts another, which takes the jobs back."""
-    log.error("batch hangs; the process ends", extra={"action": "hang", "count": len(claimed)})
+    """A batch hangs, or one after the other fails: the supervisor starts a fresh process."""
+    log.error("no way on; the process ends", extra={"action": "process-left", "count": len(claimed)})
     os._exit(70)  # EX_SOFTWARE
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ _LONGEST_PAUSE_S = 30.0
 _STABLE_AFTER_S = 60.0
 _DRAIN_S = 30.0
 
-EXIT_CONFIG = 2
-"""Exit status of a role whose configuration is wrong: starting it again would not help."""
+EXIT_FATAL = 4
+"""Exit status of a role that cannot start here and will not be able to: a newer database, another node."""
+
+_FATAL_AFTER_S = _DRAIN_S + 10
+"""A killed supervisor's processes take up to the drain time to leave; until then their locks are held."""
 
 
 class Role(StrEnum):
@@ -40,12 +44,19 @@ class Role(StrEnum):
 class Supervisor:
     """Runs one process per role and starts each again when it ends before its time."""
 
-    def __init__(self, config: Path) -> None:
-        """Prepare; `run` starts the processes."""
+    def __init__(self, config: Path, text: str) -> None:
+        """Prepare; `run` starts the processes.
+
+        config  where the configuration came from; relative paths in it start there.
+        text    what was read and checked. Every process gets this, also one that is started again after
+                the file was edited: a node never runs two configurations, or half of one.
+        """
         self._config = config
+        self._text = text
         self._stop = threading.Event()
         self._fatal: int | None = None
         self._ready: set[Role] = set()
+        self._was_ready: set[Role] = set()
         self._lock = threading.Lock()
 
     def stop(self) -> None:
@@ -63,12 +74,17 @@ class Supervisor:
 
     def _keep(self, role: Role) -> None:
         pause_s = _FIRST_PAUSE_S
+        began = time.monotonic()
         while not self._stop.is_set():
             started = time.monotonic()
-            status = self._run_once(role)
+            try:
+                status = self._run_once(role)
+            except OSError as error:  # no process or memory to be had now
+                log.error("process not started", extra={"action": "role-not-started", "code": error.strerror})
+                status = None
             if self._stop.is_set():
                 return
-            if status == EXIT_CONFIG:
+            if status == EXIT_FATAL and started - began > _FATAL_AFTER_S and role not in self._was_ready:
                 self._fatal = status
                 self._stop.set()
                 return
@@ -85,13 +101,14 @@ class Supervisor:
         # -P keeps the working directory off the import path: `model` and `training` are common names.
         command = [sys.executable, "-P", "-m", "dicom_node.cli", "serve", "--supervised"]
         process = subprocess.Popen(
-            [*command, "--role", role.value, "--config", str(self._config)],
+            [*command, "--role", role.value],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         reader = threading.Thread(target=self._listen, args=(role, process), daemon=True)
         reader.start()
+        self._hand_over(process)
         while process.poll() is None and not self._stop.wait(0.2):
             pass
         if process.poll() is None:
@@ -104,21 +121,38 @@ class Supervisor:
         reader.join()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):
+                    pipe.close()
         with self._lock:
             self._ready.discard(role)
         return status
 
+    def _hand_over(self, process: subprocess.Popen[str]) -> None:
+        """Send the configuration; the pipe stays open, for its end tells the process that we are gone."""
+        assert process.stdin is not None
+        handed = {
+            "source": str(self._config),
+            "folder": str(self._config.parent.resolve()),
+            "text": self._text,
+        }
+        with suppress(BrokenPipeError):  # it died already; the loop will see that
+            process.stdin.write(json.dumps(handed) + "\n")
+            process.stdin.flush()
+
     def _listen(self, role: Role, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            facts = json.loads(line)
+            try:
+                facts = json.loads(line)
+            except ValueError:
+                continue  # a library that prints; the pipe has to be read on all the same
             log.info(
                 "process ready",
                 extra={"action": "ready", "role": role.value, "pid": process.pid, **facts},
             )
             with self._lock:
                 self._ready.add(role)
+                self._was_ready.add(role)
                 everybody = len(self._ready) == len(Role)
             if everybody:
                 log.info("node ready", extra={"action": "node-ready"})
@@ -148,6 +182,12 @@ def end_with_parent(stop: threading.Event) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def receive_configuration() -> tuple[str, Path, str]:
+    """In a supervised process: the (source, folder, text) that the supervisor handed over."""
+    handed = json.loads(sys.stdin.readline())
+    return handed["source"], Path(handed["folder"]), handed["text"]
 
 
 def report_ready(**facts: Any) -> None:

@@ -104,6 +104,7 @@ class Node:
     def kill(self) -> None:
         """kill -9 to the supervisor and every process of the node."""
         assert self._process is not None
+        # The supervisor first, or it would start what we end; its processes leave with it if we miss one.
         for pid in [self._process.pid, *self.pids().values()]:
             _kill(pid)
         self._end()
@@ -183,7 +184,11 @@ class Node:
                 self.log.append(json.loads(line))
 
     def __enter__(self) -> Node:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.kill()
+            raise
 
     def __exit__(self, *exc: object) -> None:
         if self._process is not None:

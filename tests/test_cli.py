@@ -87,8 +87,8 @@ def test_echo_to_nobody_ends_with_3(config):
     )
 
 
-def test_send_to_nobody_ends_with_1_and_says_why_for_each_file(still):
-    rows = json.loads(emode("send", still, "--to", "PACS@127.0.0.1:1", "--json", status=1))
+def test_send_to_nobody_ends_with_3_and_says_why_for_each_file(still):
+    rows = json.loads(emode("send", still, "--to", "PACS@127.0.0.1:1", "--json", status=3))
     assert [row["stored"] for row in rows] == [False]
     assert "no connection" in rows[0]["answer"]
     assert "write it as AET@HOST:PORT" in emode("send", still, "--to", "PACS", status=2)

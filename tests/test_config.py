@@ -110,8 +110,8 @@ def test_an_unknown_bundle_names_the_known_ones():
 
 
 def test_a_series_description_that_hides_what_it_is_is_refused():
-    (problem,) = problems(MINIMAL + "results: {series_description: Strain elastography}\n")
-    assert "series_description must contain the word SYNTHETIC" in problem
+    (problem,) = problems(MINIMAL + "results: {series_description: Predicted SYNTHETIC strain}\n")
+    assert "series_description must begin with AI SYNTHETIC" in problem
 
 
 @pytest.mark.parametrize(

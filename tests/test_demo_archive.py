@@ -10,7 +10,6 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from dicom_node.demo.reactor import steady_reactor
 from pydicom import Dataset, dcmread
 from pydicom.uid import (
     JPEG2000Lossless,
@@ -28,6 +27,7 @@ from dicom_node.core.errors import DestinationUnreachable
 from dicom_node.demo.archive import RunningArchive, start_archive
 from dicom_node.demo.child import Child, ProgramNotStarted, free_ports
 from dicom_node.demo.orthanc import find_orthanc
+from dicom_node.network.reactor import steady_reactor
 from peers.dcmtk import DcmtkFailed, dcmsend, echoscu, findscu, storescu
 from peers.still import breast_still, write
 

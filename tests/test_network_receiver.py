@@ -1,5 +1,7 @@
 """The receiver, by itself in its own process, against DCMTK and against rude senders."""
 
+import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +193,34 @@ def test_limits_have_their_own_status(tmp_path, limits, status):
         assert kept(running) == []
     finally:
         running.stop()
+
+
+def test_strangers_that_stop_in_the_middle_keep_nobody_out(tmp_path):
+    listen = {"port": 0, "max_associations": 2, "idle_timeout_s": 2}
+    running = Receiver(tmp_path, node_config(tmp_path, {"archive": ("PACS", 4242)}, listen=listen))
+    silent = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(4)]
+    try:
+        for each in silent:
+            each.sendall(b"\x01\x00\x00\x00\x10\x00")  # the beginning of an A-ASSOCIATE-RQ
+        time.sleep(4)
+        still_works(running, tmp_path)
+    finally:
+        for each in silent:
+            each.close()
+        running.stop()
+
+
+def test_an_image_sent_again_after_it_was_given_up_is_tried_again(receiver, tmp_path):
+    ds = breast_still(seed=60)
+    ds.SOPInstanceUID = pydicom.uid.generate_uid()
+    raw = encoded(write(ds, tmp_path / "image.dcm"))
+    assert raw_store(receiver.port, US, ds.SOPInstanceUID, raw) == 0x0000
+    (line,) = images_of(receiver, ds.SOPInstanceUID)
+    receiver.node.emode("jobs", "cancel", str(line["job"]))
+    assert raw_store(receiver.port, US, ds.SOPInstanceUID, raw) == 0x0000
+    (again,) = images_of(receiver, ds.SOPInstanceUID)
+    assert (again["stage"], again["arrivals"]) == ("waiting", 2)
+    assert again["job"] > line["job"]
 
 
 def test_receiving_needs_no_torch(tmp_path):

@@ -1,15 +1,16 @@
 """Arrivals, studies, migrations and files on a real SQLite file and a real folder."""
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
-from dicom_node.core.errors import AlreadyRunning, SchemaMismatch, StorageFull
+from dicom_node.core.errors import AlreadyRunning, SchemaMismatch, StorageFull, StoreBusy
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.study import SettlePolicy, StudyState
-from dicom_node.store.database import open_database
-from dicom_node.store.files import Layout, commit_file, digest_from, require_free_space
+from dicom_node.store.database import open_database, open_existing_database
+from dicom_node.store.files import Layout, digest_from, place_file, require_free_space, sync_file
 from dicom_node.store.images import Novelty, record_arrival, settle_due, study_is_settled
 from dicom_node.store.migrations import MIGRATIONS, applied_migrations
 from dicom_node.store.process import Bell, is_held, sole_holder
@@ -121,13 +122,31 @@ def test_a_database_of_a_newer_program_is_refused(tmp_path, database):
         open_database(tmp_path / "state.sqlite", NOW)
 
 
+def test_looking_at_a_database_never_changes_its_schema(tmp_path, database):
+    with database.write() as conn:
+        conn.execute(delete(applied_migrations))
+    with pytest.raises(SchemaMismatch, match="at step 0"):
+        open_existing_database(tmp_path / "state.sqlite")
+
+
+def test_a_locked_database_is_a_temporary_trouble(tmp_path, database):
+    impatient = open_database(tmp_path / "other.sqlite", NOW, busy_timeout_s=0.1)
+    holder = sqlite3.connect(tmp_path / "other.sqlite", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreBusy, match="locked"), impatient.write():
+        pass
+    holder.close()
+    impatient.close()
+
+
 def test_a_committed_file_has_its_final_name_and_no_other(tmp_path):
     layout = Layout(tmp_path / "data")
     layout.create()
     written = layout.incoming / "x"
     written.write_bytes(b"preamble" + b"content")
     digest, size = digest_from(written, len(b"preamble"), "syntax")
-    commit_file(written, layout.source(digest))
+    sync_file(written)
+    place_file(written, layout.source(digest))
     assert size == len(b"preamblecontent")
     assert not written.exists()
     assert [(kind, found) for kind, found, _ in layout.stored()] == [("source", digest)]

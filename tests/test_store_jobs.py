@@ -17,6 +17,7 @@ from dicom_node.store.database import open_database
 from dicom_node.store.images import record_arrival
 from dicom_node.store.operator import cancel_job, retry_job
 from dicom_node.store.overview import job_history
+from dicom_node.store.recovery import take_back
 from dicom_node.store.results import NewResult, add_delivery, add_result, delivery_state, move_delivery
 from dicom_node.store.schema import deliveries, jobs
 
@@ -134,7 +135,7 @@ def test_a_job_that_never_reports_an_end_runs_out_of_attempts(database, receipt)
         assert claimed.attempts == attempt
         with database.write() as conn:
             exhausted = queue.expire(conn, NOW, kind=JobKind.INFER, lane=LANE, owner_gone=True)
-    assert exhausted == [job]
+    assert exhausted == [(job, None)]
     with database.read() as conn:
         line, events = job_history(conn, job)
     assert (line.state, line.error_code) == (JobState.FAILED, "attempts-exhausted")
@@ -150,6 +151,31 @@ def test_a_job_tried_before_is_claimed_alone(database, receipt):
     fourth = add(database, receipt, priority=0)
     batches = [[job.id for job in claim(database, retries_alone=True)] for _ in range(4)]
     assert batches == [[fourth], [first], [second], [third]]
+
+
+def test_a_clock_set_back_freezes_nothing(database, receipt):
+    add(database, receipt)
+    add(database, receipt, not_before=later(60))
+    years_ago = NOW - timedelta(days=3000)
+    assert len(claim(database, now=years_ago)) == 2
+
+
+def test_trouble_of_the_node_uses_up_no_attempt(database, receipt):
+    add(database, receipt, max_attempts=1)
+    for _ in range(5):
+        (claimed,) = claim(database)
+        with database.write() as conn:
+            queue.retry(conn, claimed, NOW, not_before=None, code="x", text="disk", counted=False)
+    assert [claimed.attempts for claimed in claim(database)] == [1]
+
+
+def test_a_delivery_whose_sending_never_ends_is_parked(database, receipt):
+    delivery, job = delivery_job(database, receipt)
+    with database.write() as conn:
+        queue.claim(conn, JobKind.DELIVER, "archive", limit=1, owner="x", lease_s=30, now=NOW)
+        take_back(conn, NOW, kind=JobKind.DELIVER, lane="archive", owner_gone=True)
+        assert delivery_state(conn, delivery) is DeliveryState.PARKED
+    assert state_of(database, job) == JobState.FAILED
 
 
 def test_operators_cancel_and_revive(database, receipt):
@@ -174,7 +200,7 @@ def test_a_job_cancelled_while_it_runs_ends_without_effect(database, receipt):
 
 
 def delivery_job(database, receipt, kind=JobKind.DELIVER):
-    result = NewResult("2.25.1", "1.2", "2.25.2", "b-1", "d" * 64, 1, 0, {})
+    result = NewResult("2.25.1", "1.2", "2.25.3", "2.25.2", "b-1", "d" * 64, 1, 0, {})
     with database.write() as conn:
         delivery = add_delivery(conn, add_result(conn, receipt.image_id, result, NOW), "archive")
         job = queue.NewJob(
@@ -225,11 +251,12 @@ def test_an_unknown_job_is_named(database):
 
 def test_next_due_is_the_earliest(database, receipt):
     with database.read() as conn:
-        assert queue.next_due(conn, JobKind.INFER, LANE) is None
+        assert queue.next_due(conn, JobKind.INFER, LANE, NOW) is None
     add(database, receipt, not_before=later(60))
     add(database, receipt, not_before=later(5))
     with database.read() as conn:
-        assert queue.next_due(conn, JobKind.INFER, LANE) == later(5)
+        assert queue.next_due(conn, JobKind.INFER, LANE, NOW) == later(5)
+        assert queue.next_due(conn, JobKind.INFER, LANE, later(6)) == later(6)
 
 
 CLAIM_ALL = """

@@ -2,9 +2,13 @@
 
 import json
 import logging
+import sys
+import threading
+from datetime import datetime
 
 import pytest
 
+from dicom_node.store.schema import UtcDateTime
 from dicom_node.telemetry.log import SILENCED, set_up_logging, where
 
 
@@ -12,7 +16,9 @@ from dicom_node.telemetry.log import SILENCED, set_up_logging, where
 def _restore():
     loggers = [logging.getLogger(name) for name in ("dicom_node", *SILENCED)]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    hooks = threading.excepthook, sys.excepthook
     yield
+    threading.excepthook, sys.excepthook = hooks
     for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
@@ -47,5 +53,7 @@ def test_a_place_is_named_without_the_error():
     with pytest.raises(ValueError, match="DOE") as caught:
         fail()
     place = where(caught.value)
-    assert place.startswith("main/tests/test_telemetry_log.py:") or "tests/test_telemetry_log.py:" in place
-    assert "DOE" not in place
+    assert place == "outside our code"
+    with pytest.raises(ValueError, match="a time without a zone") as ours:
+        UtcDateTime().process_bind_param(datetime(2026, 1, 1), None)  # noqa: DTZ001
+    assert where(ours.value).startswith("dicom_node.store.schema:")

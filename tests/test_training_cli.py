@@ -28,7 +28,9 @@ def quick_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("quick")
     settings = {**SETTINGS, "simulation": {"training_pairs": 4, "validation_pairs": 2, "test_pairs": 4}}
     (out / "config.yaml").write_text(yaml.safe_dump(settings))
-    emode_train("quick", "--out", str(out), "--config", str(out / "config.yaml"), "--threads", "1")
+    emode_train(
+        "quick", "--out", str(out), "--config", str(out / "config.yaml"), "--threads", "1", "--processes", "1"
+    )
     return out
 
 

@@ -16,7 +16,13 @@ from training.card import render_card
 from training.checkpoint import load_checkpoint
 from training.config import TrainingConfig
 from training.errors import CheckpointInvalid
-from training.simulate import SIMULATOR_VERSION, TRAINING_SEEDS, VALIDATION_SEEDS, simulate_pair
+from training.simulate import (
+    SIMULATOR_VERSION,
+    TEST_SEEDS,
+    TRAINING_SEEDS,
+    VALIDATION_SEEDS,
+    simulate_pair,
+)
 
 LICENCE = "Apache-2.0"
 SELF_TEST_SEED = VALIDATION_SEEDS[-1]
@@ -44,6 +50,7 @@ def build_bundle(run: Path, *, metrics: dict[str, Any], created_at: datetime) ->
     inference = inference_of(config, weights)
     frame = simulate_pair(SELF_TEST_SEED).bmode
     result = inference.predict([frame])[0]
+    sizes = config.simulation
     training = {
         "simulated": True,
         "simulator_version": SIMULATOR_VERSION,
@@ -51,11 +58,9 @@ def build_bundle(run: Path, *, metrics: dict[str, Any], created_at: datetime) ->
         "parameters": count_parameters(Generator(config.generator_spec())),
         "seeds": {
             "fit": config.seed,
-            "training_pairs": [TRAINING_SEEDS[0], TRAINING_SEEDS[0] + config.simulation.training_pairs],
-            "validation_pairs": [
-                VALIDATION_SEEDS[0],
-                VALIDATION_SEEDS[0] + config.simulation.validation_pairs,
-            ],
+            "training_pairs": _bounds(TRAINING_SEEDS[: sizes.training_pairs]),
+            "validation_pairs": _bounds(VALIDATION_SEEDS[: sizes.validation_pairs]),
+            "test_pairs": _bounds(TEST_SEEDS[: sizes.test_pairs]),
         },
         "git_commit": git_commit(),
         "torch": torch.__version__,
@@ -75,6 +80,11 @@ def build_bundle(run: Path, *, metrics: dict[str, Any], created_at: datetime) ->
         self_test=SelfTest(frame, result.strain, result.colour),
         card=render_card(config, training, metrics),
     )
+
+
+def _bounds(seeds: range) -> list[int]:
+    """First seed and the one after the last."""
+    return [seeds.start, seeds.stop]
 
 
 def git_commit() -> str:

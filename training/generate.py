@@ -65,7 +65,8 @@ def generate(root: Path, seeds: range, processes: int | None = None) -> Iterator
             yield seed
         else:
             missing.append(seed)
-    if not missing:
+    if processes == 1 or len(missing) < 2:
+        yield from (write_simulated(seed, root) for seed in missing)
         return
     # spawn: forking a process in which torch has started its threads can hang.
     context = multiprocessing.get_context("spawn")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from dicom_node.cli import files, peers, service, state
+from dicom_node.cli.console import EXIT_INCOMPLETE, err
+from dicom_node.core.errors import NodeError
 
 EPILOG = """
 Exit status: 0 all went well; 1 it ran, but not everything succeeded; 2 wrong arguments or configuration;
-3 a peer or file could not be reached.
+3 a peer or file could not be reached; 4 `serve` cannot run here: another node does, or the database is newer.
 """
 
 app = typer.Typer(
@@ -49,4 +53,8 @@ def root(
 
 def main() -> None:
     """Entry point of the `emode` script."""
-    app()
+    try:
+        app()
+    except NodeError as error:
+        err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(EXIT_INCOMPLETE)

@@ -23,7 +23,7 @@ from dicom_node.cli.console import (
     show_table,
 )
 from dicom_node.cli.files import part10_files
-from dicom_node.core.errors import NodeError
+from dicom_node.core.errors import DestinationUnreachable, NodeError
 from dicom_node.core.identity import is_ae_title
 
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?P<host>.+):(?P<port>[0-9]{1,5})")
@@ -84,7 +84,9 @@ def send(
         items.append(
             Outgoing(path, header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid)
         )
-    sent = list(c_store(remote, items))
+    if not items and not unreadable:
+        leave("no DICOM file among these", EXIT_UNREACHABLE)
+    sent = list(c_store(remote, items)) if items else []
     rows = [
         {
             "file": s.item.path,
@@ -102,5 +104,7 @@ def send(
             ("file", "stored", "answer"),
             ((row["file"], marked("accepted" if row["stored"] else "failed"), row["answer"]) for row in rows),
         )
+    if sent and all(isinstance(one.error, DestinationUnreachable) for one in sent):
+        raise typer.Exit(EXIT_UNREACHABLE)
     if not all(row["stored"] for row in rows):
         raise typer.Exit(EXIT_INCOMPLETE)

@@ -21,9 +21,9 @@ from dicom_node.cli.console import (
     show_json,
     show_table,
 )
-from dicom_node.config import Config
-from dicom_node.core.errors import ConfigInvalid, NodeError
-from dicom_node.supervise import Role, Supervisor, stop_on_signal
+from dicom_node.config import DEFAULT_BUNDLE_NAME, Config, parse_config
+from dicom_node.core.errors import AlreadyRunning, ConfigInvalid, NodeError, SchemaMismatch
+from dicom_node.supervise import EXIT_FATAL, Role, Supervisor, receive_configuration, stop_on_signal
 from dicom_node.telemetry.log import set_up_logging, where
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,16 @@ def serve(
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
     """Run the node until it is told to stop (SIGTERM, Ctrl-C)."""
-    settings = config_or_exit(config)
+    if supervised:
+        source, folder, text = receive_configuration()
+        settings = parse_config(text, folder=folder, source=source)
+    else:
+        settings = config_or_exit(config)
     set_up_logging(settings.log.level, settings.log.format)
     if role is None:
-        supervisor = Supervisor(config)
+        text = config.read_text(encoding="utf-8")
+        parse_config(text, folder=config.parent.resolve(), source=str(config))  # this very text
+        supervisor = Supervisor(config, text)
         stop_on_signal(supervisor.stop)
         raise typer.Exit(supervisor.run())
     from dicom_node.node import run_role
@@ -52,9 +58,10 @@ def serve(
         run_role(role, settings, supervised=supervised)
     except NodeError as error:
         log.error("process cannot go on", extra={"action": "role-failed", "role": role, "code": error.code})
-        leave(error, EXIT_USAGE if isinstance(error, ConfigInvalid) else EXIT_INCOMPLETE)
-    except Exception as error:
-        # A traceback may quote attribute values: the class is logged, the rest only while debugging.
+        fatal = isinstance(error, ConfigInvalid | SchemaMismatch | AlreadyRunning)
+        leave(error, EXIT_FATAL if fatal else EXIT_INCOMPLETE)
+    except Exception as error:  # noqa: BLE001
+        # A traceback may quote attribute values: class and place are all that is written.
         log.critical(
             "process failed",
             extra={
@@ -63,7 +70,6 @@ def serve(
                 "code": type(error).__name__,
                 "where": where(error),
             },
-            exc_info=settings.log.level == "debug",
         )
         raise typer.Exit(EXIT_INCOMPLETE) from None
 
@@ -79,6 +85,11 @@ def check(
         appearance_of(settings)  # whether the font has every letter of the wording shows only here
     except ConfigInvalid as error:
         leave(error, EXIT_USAGE)
+    for name, where_it_is in settings.bundles.items():
+        if where_it_is != DEFAULT_BUNDLE_NAME and not (Path(where_it_is) / "manifest.json").is_file():
+            leave(
+                f'bundles.{name}: {where_it_is} holds no bundle; "default" is the one that ships', EXIT_USAGE
+            )
     if json_:
         show_json(settings.model_dump(mode="json"))
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,6 +19,7 @@ from dicom_node.cli.console import (
     config_or_exit,
     leave,
     marked,
+    operator_name,
     out,
     seconds_between,
     show_json,
@@ -29,7 +29,7 @@ from dicom_node.config import Config
 from dicom_node.core.errors import NodeError
 from dicom_node.core.job import JobKind, JobState
 from dicom_node.store import overview
-from dicom_node.store.database import Database, open_database
+from dicom_node.store.database import Database, open_existing_database
 from dicom_node.store.operator import cancel_job, retry_job
 from dicom_node.store.process import Bells, is_held
 from dicom_node.supervise import Role
@@ -104,6 +104,8 @@ def image_rows(line: overview.ImageLine) -> Iterator[tuple[object, ...]]:
         times = " + ".join(f"{seconds:.3f}" for seconds in steps)
         for way in result.deliveries:
             words = f" ({way.words})" if way.state == "parked" else ""
+            # Results of an image that was sent anew, and is skipped now, are still in the archive.
+            words += f"; now {line.skip_code}" if line.skip_code else ""
             yield (
                 *head,
                 result.sop_instance_uid,
@@ -257,7 +259,9 @@ _Change = Callable[[Connection, int, datetime, str], tuple[str, str]]
 def _for_each(settings: Config, numbers: list[int], change: _Change, words: str) -> None:
     from dicom_node.node import layout_of, now
 
-    by = f"operator {getpass.getuser()}"
+    by = operator_name()
+    if not numbers:
+        out.print("nothing to do")
     lanes: set[tuple[str, str]] = set()
     bad = False
     with _opened(settings) as database:
@@ -278,12 +282,12 @@ def _for_each(settings: Config, numbers: list[int], change: _Change, words: str)
 
 @contextmanager
 def _opened(settings: Config) -> Iterator[Database]:
-    from dicom_node.node import layout_of, now
+    from dicom_node.node import layout_of
 
     path = layout_of(settings).database
     if not path.exists():
         leave(f"{path}: there is no database yet; `emode serve` makes it", EXIT_UNREACHABLE)
-    database = open_database(path, now())
+    database = open_existing_database(path)
     try:
         yield database
     finally:

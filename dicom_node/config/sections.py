@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from dicom_node.core.identity import is_ae_title, is_uid
+from dicom_node.core.safety import begins_synthetic
 
 DEFAULT_BUNDLE_NAME = "default"
 """As a bundle's path: the bundle that ships with the program."""
@@ -116,7 +117,7 @@ class Retry(_Section):
     """Seconds before the second try."""
     factor: Annotated[float, Field(ge=1, le=10)] = 2.0
     """Each further delay is this many times the one before."""
-    cap_s: Seconds = 3600.0
+    cap_s: Annotated[Seconds, Field(le=43200)] = 3600.0
     """No delay is longer than this."""
 
 
@@ -202,14 +203,14 @@ class ResultsSection(_Section):
     series_description: Annotated[Ascii, Field(min_length=12, max_length=64)] = (
         "AI SYNTHETIC strain elastography (not measured)"
     )
-    """(0008,103E). Must contain SYNTHETIC: it is what many viewers show first."""
+    """(0008,103E). Must begin with AI SYNTHETIC: it is what many viewers show first."""
     series_number_base: Annotated[int, Field(ge=1, le=2_000_000)] = 9000
     """(0020,0011) of results is this plus the source's series number."""
 
     @model_validator(mode="after")
     def _says_synthetic(self) -> Self:
-        if "SYNTHETIC" not in self.series_description.upper():
-            raise ValueError("series_description must contain the word SYNTHETIC")
+        if not begins_synthetic(self.series_description):
+            raise ValueError("series_description must begin with AI SYNTHETIC")
         return self
 
 

@@ -12,6 +12,9 @@ class NodeError(Exception):
     permanent: ClassVar[bool] = True
     """True if the same attempt will fail again until a person changes something."""
 
+    counted: ClassVar[bool] = True
+    """False if a failure says nothing about the job and must not use up its attempts."""
+
     dimse_status: ClassVar[int] = 0xC000
     """Status answered to a C-STORE that ends in this error (PS3.4 Table B.2-1, PS3.7 Annex C)."""
 
@@ -77,6 +80,7 @@ class StoreBusy(NodeError):
     """The database did not take the record in time."""
 
     permanent = False
+    counted = False
     dimse_status = 0xA700
 
 
@@ -117,6 +121,20 @@ class SchemaMismatch(NodeError):
     """The database was written by a newer version of this program."""
 
 
+class NodeInTrouble(NodeError):
+    """The node itself is in trouble, not the image."""
+
+    permanent = False
+    counted = False
+
+
+class Postponed(NodeError):
+    """The node is stopping; the work is done after the next start."""
+
+    permanent = False
+    counted = False
+
+
 # -- state ------------------------------------------------------------------------------------
 
 
@@ -141,6 +159,10 @@ class NoSuchJob(NodeError):
 
 class ResultInvalid(NodeError):
     """The result object failed its own check and was not sent."""
+
+
+class FileUnreadable(NodeError):
+    """A file of this node cannot be read."""
 
 
 # -- destinations -----------------------------------------------------------------------------

@@ -29,9 +29,9 @@ from dicom_node.dicom.header import read_header
 from dicom_node.dicom.reading import read_image
 from dicom_node.dicom.skip import Skip
 from dicom_node.network.scu import Outgoing, RemoteAE, Sent, send
-from dicom_node.node import appearance_of, layout_of, models_of, now, read_limits_of
+from dicom_node.node import appearance_of, layout_of, models_of, read_limits_of
 from dicom_node.store import overview
-from dicom_node.store.database import Database, open_database
+from dicom_node.store.database import Database, open_existing_database
 from dicom_node.store.overview import ImageLine
 from dicom_node.work.make import Model, draw
 
@@ -150,7 +150,7 @@ def _wait(config: Config, sent: Sequence[Sent], progress: Progress) -> dict[str,
     """Wait until every image the node took has come to an end; return them by SOP Instance UID."""
     taken = {one.item.sop_instance_uid for one in sent if one.error is None}
     bar = progress.add_task("judged, inferred, delivered, confirmed", total=len(taken))
-    database = open_database(layout_of(config).database, now())
+    database = open_existing_database(layout_of(config).database)
     deadline = time.monotonic() + _PATIENCE_S
     try:
         while True:

@@ -110,6 +110,8 @@ def header_of(ds: Dataset) -> ImageHeader:
     """Take the header out of a data set from `read_dataset`; raises InvalidUid."""
     uids = {keyword: _checked_uid(ds, keyword) for keyword in _UIDS}
     number = whole_number(ds, "InstanceNumber")
+    if number is not None and abs(number) >= 1 << 31:  # IS ends there (PS3.5 6.2), and so do databases
+        number = None
     return ImageHeader(
         sop_class_uid=uids["SOPClassUID"],
         sop_instance_uid=uids["SOPInstanceUID"],

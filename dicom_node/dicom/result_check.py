@@ -8,6 +8,7 @@ from pydicom.tag import BaseTag
 
 from dicom_node.core.errors import ResultInvalid
 from dicom_node.core.identity import is_uid
+from dicom_node.core.safety import begins_synthetic
 from dicom_node.dicom.header import RESULT_IMAGE_TYPE, is_stepped_over, items, text, texts, whole_number
 from dicom_node.dicom.services import SECONDARY_CAPTURE
 from dicom_node.dicom.verbatim import raw_bytes, tags_of
@@ -115,7 +116,7 @@ def _attributes(ds: Dataset) -> list[str]:
         problems.append("neither Laterality nor ImageLaterality is there")
     if text(ds, "BurnedInAnnotation") not in ("YES", "NO"):
         problems.append("BurnedInAnnotation is neither YES nor NO")
-    if not text(ds, "SeriesDescription").upper().startswith("AI SYNTHETIC"):
+    if not begins_synthetic(text(ds, "SeriesDescription")):
         problems.append("SeriesDescription does not begin with AI SYNTHETIC")
     return problems
 

@@ -91,6 +91,7 @@ def result_identity(
 ) -> ResultIdentity:
     """Derive the UIDs: the same pixels, bundle and settings give the same, whatever the patient's data.
 
+    The study is among the facts: a source that is moved to another study needs results there.
     An archive keeps the first object it gets under a UID, so everything that changes the picture is in it.
     """
     made_by: dict[str, Fact] = {
@@ -101,13 +102,18 @@ def result_identity(
         "schema": SCHEMA_VERSION,
     }
     instance: dict[str, Fact] = {
+        "study": header.study_instance_uid,
         "source": header.sop_instance_uid,
         "frames": [0 if frame_index is None else frame_index],
         "region": pane.index,
         "pixels": pane.digest,
         **made_by,
     }
-    series: dict[str, Fact] = {"source": header.series_instance_uid, **made_by}
+    series: dict[str, Fact] = {
+        "study": header.study_instance_uid,
+        "source": header.series_instance_uid,
+        **made_by,
+    }
     return ResultIdentity(derive_uid("sop-instance", instance), derive_uid("series", series))
 
 

@@ -67,6 +67,26 @@ def send_at_once(event: evt.Event) -> None:
         holder.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def limit_silence(event: evt.Event, seconds: float) -> None:
+    """Handler for EVT_CONN_OPEN: no read or write on this connection takes longer than `seconds`.
+
+    pynetdicom leaves accepted and connected sockets without a time limit: a peer that stops in the
+    middle of a PDU would hold its thread, and the slot of its association, for ever.
+    """
+    holder = event.assoc.dul.socket
+    if holder is not None and holder.socket is not None:
+        holder.socket.settimeout(seconds)
+        holder.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def drop_partial(association: Association) -> None:
+    """Remove what an association that ended in the middle of a data set had spooled so far."""
+    message = association.dimse.message
+    spooled = getattr(message, "_data_set_path", None)
+    if spooled is not None:
+        Path(spooled).unlink(missing_ok=True)
+
+
 def close_socket(association: Association) -> None:
     """Close the socket of an association that never came to be.
 

@@ -9,14 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from pynetdicom import evt
+from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
 from dicom_node.core.errors import NodeError
 from dicom_node.core.image import Arrival
 from dicom_node.dicom.services import RETURNED_CLASSES, ULTRASOUND_CLASSES, UNCOMPRESSED, transfer_syntaxes_in
-from dicom_node.network.library import application_entity, send_at_once, serve_storage_of, spool_to
+from dicom_node.network.library import (
+    application_entity,
+    drop_partial,
+    limit_silence,
+    send_at_once,
+    serve_storage_of,
+    spool_to,
+)
 from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
@@ -27,6 +36,7 @@ _CALLED_NOT_RECOGNISED = (0x01, 0x01, 0x07)
 
 _SUCCESS = 0x0000
 _CANNOT_UNDERSTAND = 0xC000
+_OUT_OF_RESOURCES = 0xA700
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +82,13 @@ class StoreScp:
         """Prepare; nothing listens before `start`."""
         self._settings = settings
         self._take = take
-        self._counts: dict[int, int] = {}
+        self._counts: WeakKeyDictionary[Association, int] = WeakKeyDictionary()
         self._counts_lock = threading.Lock()
         self._ae = application_entity(min(settings.called_ae_titles))
         self._ae.maximum_associations = settings.max_associations
         self._ae.maximum_pdu_size = settings.max_pdu_bytes
         self._ae.network_timeout = settings.idle_timeout_s
+        self._ae.acse_timeout = settings.idle_timeout_s
         self._ae.add_supported_context(Verification)
         for sop_class in ULTRASOUND_CLASSES:
             self._ae.add_supported_context(sop_class, list(transfer_syntaxes_in()))
@@ -93,7 +104,10 @@ class StoreScp:
             block=False,
             evt_handlers=[
                 (evt.EVT_CONN_OPEN, send_at_once),
+                (evt.EVT_CONN_OPEN, limit_silence, [self._settings.idle_timeout_s]),
+                (evt.EVT_CONN_CLOSE, lambda event: drop_partial(event.assoc)),
                 (evt.EVT_REQUESTED, self._admit),
+                (evt.EVT_REJECTED, self._full),
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_RELEASED, self._ended, ["association released"]),
                 (evt.EVT_ABORTED, self._ended, ["association aborted"]),
@@ -113,37 +127,64 @@ class StoreScp:
 
     def _admit(self, event: evt.Event) -> None:
         """EVT_REQUESTED: reject whoever is not on the list, with the standard's reason."""
+        try:
+            self._judge(event)
+        except Exception as error:  # noqa: BLE001
+            # pynetdicom would swallow it and accept: a gate that fails must stay shut.
+            log.error(
+                "admission failed",
+                extra={"action": "admission-failed", "code": type(error).__name__, "where": where(error)},
+            )
+            _reject(event, _CALLING_NOT_RECOGNISED)
+
+    def _judge(self, event: evt.Event) -> None:
         request = event.assoc.requestor.primitive
         arrival = Arrival(
             calling_ae_title=request.calling_ae_title.strip(),
             called_ae_title=request.called_ae_title.strip(),
             address=event.assoc.requestor.address,
         )
-        reason = None
-        if arrival.called_ae_title not in self._settings.called_ae_titles:
-            reason = _CALLED_NOT_RECOGNISED
-        elif not self._settings.accept_unknown_peers and not self._knows(arrival):
-            reason = _CALLING_NOT_RECOGNISED
+        refusal = self._refusal(arrival)
         fields = {
             "peer": arrival.calling_ae_title,
             "called": arrival.called_ae_title,
             "address": arrival.address,
         }
-        if reason is None:
+        if refusal is None:
             log.info("association requested", extra={"action": "association-requested", **fields})
             return
-        status = "called AE title not recognised" if reason[2] == 7 else "calling AE title not recognised"
+        reason, words = refusal
         log.warning(
-            "association rejected", extra={"action": "association-rejected", "status": status, **fields}
+            "association rejected", extra={"action": "association-rejected", "status": words, **fields}
         )
-        event.assoc.acse.send_reject(*reason)
-        event.assoc.kill()
+        _reject(event, reason)
 
-    def _knows(self, arrival: Arrival) -> bool:
+    def _refusal(self, arrival: Arrival) -> tuple[tuple[int, int, int], str] | None:
+        """The standard's reason, which tells a stranger nothing more, and ours for the log."""
+        if arrival.called_ae_title not in self._settings.called_ae_titles:
+            return _CALLED_NOT_RECOGNISED, "called AE title not recognised"
+        if self._settings.accept_unknown_peers:
+            return None
+        titled = [peer for peer in self._settings.peers if peer.ae_title == arrival.calling_ae_title]
+        if not titled:
+            return _CALLING_NOT_RECOGNISED, "calling AE title not recognised"
         address = ip_address(arrival.address)
-        return any(
-            peer.ae_title == arrival.calling_ae_title and any(address in network for network in peer.networks)
-            for peer in self._settings.peers
+        # A dual-stack socket shows IPv4 callers as ::ffff:10.1.2.3.
+        address = getattr(address, "ipv4_mapped", None) or address
+        if not any(address in network for peer in titled for network in peer.networks):
+            return _CALLING_NOT_RECOGNISED, "address not listed for this AE title"
+        return None
+
+    def _full(self, event: evt.Event) -> None:
+        """EVT_REJECTED: pynetdicom itself rejects only for the number of associations."""
+        log.warning(
+            "association rejected",
+            extra={
+                "action": "association-rejected",
+                "status": "too many associations at once",
+                "peer": event.assoc.requestor.ae_title.strip(),
+                "address": event.assoc.requestor.address,
+            },
         )
 
     def _store(self, event: evt.Event) -> int:
@@ -172,6 +213,18 @@ class StoreScp:
                 },
             )
             return error.dimse_status
+        except OSError as error:
+            # Our disk, not their object: the sender shall try again.
+            log.error(
+                "object not kept",
+                extra={
+                    "action": "object-failed",
+                    "code": type(error).__name__,
+                    "where": where(error),
+                    **fields,
+                },
+            )
+            return _OUT_OF_RESOURCES
         except Exception as error:  # noqa: BLE001 - the sender needs an answer whatever happened
             log.error(
                 "object failed",
@@ -184,7 +237,7 @@ class StoreScp:
             )
             return _CANNOT_UNDERSTAND
         with self._counts_lock:
-            self._counts[id(event.assoc)] = self._counts.get(id(event.assoc), 0) + 1
+            self._counts[event.assoc] = self._counts.get(event.assoc, 0) + 1
         log.debug(
             "object stored",
             extra={"action": "object-stored", "seconds": time.monotonic() - started, **fields},
@@ -193,7 +246,7 @@ class StoreScp:
 
     def _ended(self, event: evt.Event, words: str) -> None:
         with self._counts_lock:
-            count = self._counts.pop(id(event.assoc), 0)
+            count = self._counts.pop(event.assoc, 0)
         log.info(
             words,
             extra={
@@ -203,3 +256,8 @@ class StoreScp:
                 "count": count,
             },
         )
+
+
+def _reject(event: evt.Event, reason: tuple[int, int, int]) -> None:
+    event.assoc.acse.send_reject(*reason)
+    event.assoc.kill()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.association import Association
@@ -22,6 +23,7 @@ from dicom_node.core.errors import (
     DestinationRefused,
     DestinationRejected,
     DestinationUnreachable,
+    FileUnreadable,
     NodeError,
     NoPresentationContext,
 )
@@ -32,7 +34,13 @@ from dicom_node.dicom.services import (
     status_kind,
     status_text,
 )
-from dicom_node.network.library import application_entity, close_socket, send_at_once, send_from_files
+from dicom_node.network.library import (
+    application_entity,
+    close_socket,
+    limit_silence,
+    send_at_once,
+    send_from_files,
+)
 from dicom_node.network.reactor import steady_reactor
 
 _MAX_PDU = 131072
@@ -98,6 +106,7 @@ def open_association(remote: RemoteAE, contexts: list[PresentationContext]) -> A
         max_pdu=_MAX_PDU,
         evt_handlers=[
             (evt.EVT_CONN_OPEN, send_at_once),
+            (evt.EVT_CONN_OPEN, limit_silence, [remote.answer_timeout_s]),
             (evt.EVT_CONN_OPEN, steady_reactor),
             (evt.EVT_CONN_OPEN, lambda event: connected.set()),
         ],
@@ -141,7 +150,7 @@ def echo(remote: RemoteAE) -> float:
     return time.monotonic() - started
 
 
-def send(remote: RemoteAE, items: Sequence[Outgoing]) -> Iterator[Sent]:
+def send(remote: RemoteAE, items: Sequence[Outgoing]) -> Generator[Sent, None, None]:
     """Store the items over one association; yield an outcome for every one, in order, as it is known.
 
     Never raises for what happens on the network: items that could not be tried have an error too.
@@ -168,20 +177,21 @@ def _send_one(remote: RemoteAE, association: Association, item: Outgoing) -> Sen
         for context in association.accepted_contexts
         if context.abstract_syntax == item.sop_class_uid
     }
-    payload: Path | Dataset = item.path
-    if item.transfer_syntax_uid not in accepted:
-        if item.transfer_syntax_uid not in UNCOMPRESSED or not accepted & set(UNCOMPRESSED):
-            return Sent(
-                item,
-                None,
-                NoPresentationContext(
-                    f"{remote}: {UID(item.sop_class_uid).name} in {UID(item.transfer_syntax_uid).name}; "
-                    "ask its administrator to accept it"
-                ),
-            )
-        payload = dcmread(item.path)  # pynetdicom encodes it anew in the accepted syntax
+    reencode = item.transfer_syntax_uid not in accepted
+    if reencode and (item.transfer_syntax_uid not in UNCOMPRESSED or not accepted & set(UNCOMPRESSED)):
+        named = f"{UID(item.sop_class_uid).name} in {UID(item.transfer_syntax_uid).name}"
+        return Sent(
+            item, None, NoPresentationContext(f"{remote}: {named}; ask its administrator to accept it")
+        )
     try:
+        payload: Path | Dataset = item.path
+        if reencode:
+            payload = dcmread(item.path)  # pynetdicom encodes it anew in the accepted syntax
         answer = association.send_c_store(payload)
+    except (OSError, InvalidDicomError) as error:
+        if association.is_established:
+            return Sent(item, None, FileUnreadable(f"{type(error).__name__} reading {item.path.name}"))
+        return Sent(item, None, DestinationAborted(f"{remote}: {type(error).__name__} while sending"))
     except (ValueError, RuntimeError) as error:
         return Sent(item, None, DestinationAborted(f"{remote}: {type(error).__name__} while sending"))
     if "Status" not in answer:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from dicom_node.core.errors import StoreBusy
-from dicom_node.store.migrations import migrate
+from dicom_node.store.migrations import migrate, require_current
 
 _READ_ONLY = "emode_read_only"
 
@@ -33,16 +34,13 @@ class Database:
         Raises StoreBusy if another process holds the file for longer than the busy timeout,
         or the disk is full.
         """
-        try:
-            with self._writer.begin() as conn:
-                yield conn
-        except OperationalError as error:
-            raise StoreBusy(str(error.orig)) from error
+        with _trouble_is_temporary(), self._writer.begin() as conn:
+            yield conn
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """One consistent view; never waits for a writer."""
-        with self._reader.begin() as conn:
+        """One consistent view; never waits for a writer. Raises StoreBusy as `write` does."""
+        with _trouble_is_temporary(), self._reader.begin() as conn:
             yield conn
 
     def close(self) -> None:
@@ -50,20 +48,55 @@ class Database:
         self._writer.dispose()
 
 
-def open_database(path: Path, now: datetime, *, busy_timeout_s: float = 30.0) -> Database:
+def open_database(
+    path: Path, now: datetime, *, connections: int = 10, busy_timeout_s: float = 30.0
+) -> Database:
     """Open or create the SQLite file and bring its schema up to date.
+
+    connections  threads that use it at once; more wait for each other.
 
     WAL so that readers and the writer do not wait for each other; synchronous=FULL so that a
     committed row survives a power cut, which is what a 0000 status promises.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": busy_timeout_s})
-    event.listen(engine, "connect", _prepare_connection)
-    event.listen(engine, "begin", _begin)
-    database = Database(engine)
+    database = Database(_engine(path, connections, busy_timeout_s))
     with database.write() as conn:
         migrate(conn, now)
     return database
+
+
+def open_existing_database(path: Path, *, busy_timeout_s: float = 5.0) -> Database:
+    """Open the file of a node that may be running, and leave its schema alone.
+
+    Raises SchemaMismatch unless the schema is exactly this program's.
+    """
+    database = Database(_engine(path, 2, busy_timeout_s))
+    with database.read() as conn:
+        require_current(conn)
+    return database
+
+
+def _engine(path: Path, connections: int, busy_timeout_s: float) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": busy_timeout_s},
+        pool_size=connections,
+        pool_timeout=busy_timeout_s,
+    )
+    event.listen(engine, "connect", _prepare_connection)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+@contextmanager
+def _trouble_is_temporary() -> Iterator[None]:
+    """A database that is locked, full or out of connections says "try again", whatever it raised."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise StoreBusy(f"{type(error.orig).__name__}: {error.orig}") from error
+    except PoolTimeout as error:
+        raise StoreBusy("every connection is in use") from error
 
 
 def _prepare_connection(connection: sqlite3.Connection, record: Any) -> None:

@@ -68,13 +68,20 @@ class Layout:
                 yield kind, path.stem, path
 
 
-def commit_file(written: Path, place: Path) -> None:
-    """Make a written file durable under its final name; on return it survives a power cut.
+def sync_file(written: Path) -> None:
+    """Make the content of a written file durable; its name is not yet."""
+    _sync(written)
+
+
+def place_file(written: Path, place: Path) -> None:
+    """Give a synced file its final name; on return that survives a power cut.
+
+    Called inside the write transaction that records the file: the sweep looks for files without a row
+    under the same lock, so it can never take one whose row is about to be written.
 
     The content of one place is always the same (its name is the content's digest), so replacing
     an existing file is harmless.
     """
-    _sync(written)
     folder = place.parent
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

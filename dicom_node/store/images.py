@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from dicom_node.core.image import Arrival, ImageHeader
+from dicom_node.core.job import JobKind, JobState
 from dicom_node.core.study import STUDY_TRANSITIONS, SettlePolicy, StudyEvent, StudyState, is_settled
 from dicom_node.dicom.skip import Skip
-from dicom_node.store.schema import images, studies
+from dicom_node.store.schema import images, jobs, studies
 
 
 class Decision(StrEnum):
@@ -101,6 +102,24 @@ def record_arrival(
     return Receipt(int(row_id[0]), study_id, Novelty.NEW)
 
 
+def is_worth_another_try(conn: Connection, image_id: int) -> bool:
+    """Was a result of this image given up, or judged away, so that sending it again asks for a new try?"""
+    last = conn.scalar(
+        select(jobs.c.state)
+        .where(jobs.c.image_id == image_id, jobs.c.kind == JobKind.INFER)
+        .order_by(jobs.c.id.desc())
+        .limit(1)
+    )
+    decision = conn.scalar(select(images.c.decision).where(images.c.id == image_id))
+    given_up = last in (JobState.FAILED, JobState.CANCELLED)
+    return given_up or (last == JobState.DONE and decision == Decision.SKIPPED)
+
+
+def holds_digest(conn: Connection, image_id: int, digest: str) -> bool:
+    """Does this image still have the content with this digest, or was it replaced meanwhile?"""
+    return conn.scalar(select(images.c.digest).where(images.c.id == image_id)) == digest
+
+
 def load_image(conn: Connection, image_id: int) -> StoredImage:
     """One image by its row."""
     row = conn.execute(select(images).where(images.c.id == image_id)).one()
@@ -132,13 +151,15 @@ def settle_due(conn: Connection, policy: SettlePolicy, now: datetime) -> list[in
     due = studies_due(conn, policy, now)
     if due:
         after = STUDY_TRANSITIONS[StudyState.RECEIVING, StudyEvent.SETTLE]
-        conn.execute(update(studies).where(studies.c.id.in_(due)).values(state=after, settled_at=now))
+        for study_id in due:
+            change = update(studies).where(studies.c.id == study_id)
+            conn.execute(change.values(state=after, settled_at=now))
     return due
 
 
-def source_digests(conn: Connection) -> set[str]:
-    """The digests of all received objects that a row stands for."""
-    return set(conn.scalars(select(images.c.digest)))
+def is_source(conn: Connection, digest: str) -> bool:
+    """Does a row stand for the received object with this digest?"""
+    return conn.scalar(select(images.c.id).where(images.c.digest == digest).limit(1)) is not None
 
 
 def study_is_settled(conn: Connection, study_id: int) -> bool:

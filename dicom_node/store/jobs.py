@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, update
 
 from dicom_node.core.errors import IllegalTransition, NoSuchJob, StaleLease
 from dicom_node.core.job import JobEvent, JobKind, JobState, next_state, states_before
 from dicom_node.store.schema import job_events, jobs
+
+LONGEST_DELAY = timedelta(days=1)
+"""No delay we set is longer; the configuration's caps stay below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def enqueue(conn: Connection, job: NewJob, now: datetime) -> int:
             image_id=job.image_id,
             delivery_id=job.delivery_id,
             max_attempts=job.max_attempts,
-            not_before=job.not_before or now,
+            not_before=job.not_before,
             created_at=now,
         )
     )
@@ -89,7 +92,7 @@ def claim(
     due = conn.execute(
         select(jobs)
         .where(jobs.c.kind == kind, jobs.c.lane == lane, jobs.c.state == JobState.WAITING)
-        .where(jobs.c.not_before <= now)
+        .where(_is_due(now))
         .order_by(jobs.c.priority, jobs.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -118,14 +121,25 @@ def claim(
     return claimed
 
 
-def next_due(conn: Connection, kind: JobKind, lane: str) -> datetime | None:
-    """When the next waiting job of a lane may be claimed; None if nothing waits."""
-    due: datetime | None = conn.scalar(
-        select(func.min(jobs.c.not_before)).where(
-            jobs.c.kind == kind, jobs.c.lane == lane, jobs.c.state == JobState.WAITING
-        )
-    )
-    return due
+def next_due(conn: Connection, kind: JobKind, lane: str, now: datetime) -> datetime | None:
+    """When the next waiting job of a lane may be claimed, `now` if one may be; None if nothing waits."""
+    waiting = (jobs.c.kind == kind, jobs.c.lane == lane, jobs.c.state == JobState.WAITING)
+    if conn.scalar(select(jobs.c.id).where(*waiting, _is_due(now)).limit(1)) is not None:
+        return now
+    later: datetime | None = conn.scalar(select(func.min(jobs.c.not_before)).where(*waiting))
+    return later
+
+
+def unfinished_lanes(conn: Connection) -> list[tuple[JobKind, str]]:
+    """Every lane that has work, whether or not anybody serves it."""
+    alive = (JobState.HELD, JobState.WAITING, JobState.RUNNING)
+    rows = conn.execute(select(jobs.c.kind, jobs.c.lane).where(jobs.c.state.in_(alive)).distinct())
+    return [(JobKind(kind), lane) for kind, lane in rows]
+
+
+def _is_due(now: datetime) -> ColumnElement[bool]:
+    # A time further away than any delay we set was written before the clock was set back.
+    return or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now, jobs.c.not_before > now + LONGEST_DELAY)
 
 
 def renew(conn: Connection, claimed: Sequence[ClaimedJob], until: datetime) -> None:
@@ -147,10 +161,22 @@ def finish(conn: Connection, job: ClaimedJob, now: datetime, detail: str | None 
 
 
 def retry(
-    conn: Connection, job: ClaimedJob, now: datetime, *, not_before: datetime, code: str, text: str
+    conn: Connection,
+    job: ClaimedJob,
+    now: datetime,
+    *,
+    not_before: datetime | None,
+    code: str,
+    text: str,
+    counted: bool = True,
 ) -> None:
-    """The work failed for now; try again later."""
-    values = {"error_code": code, "error_text": text, "not_before": not_before}
+    """The work failed for now; try again later.
+
+    counted  False if the failure was not the job's: the attempt is given back.
+    """
+    values: dict[str, Any] = {"error_code": code, "error_text": text, "not_before": not_before}
+    if not counted:
+        values["attempts"] = job.attempts - 1
     _move(conn, job.id, JobEvent.RETRY, now, token=job.lease_token, values=values, detail=text)
 
 
@@ -160,8 +186,10 @@ def fail(conn: Connection, job: ClaimedJob, now: datetime, *, code: str, text: s
     _move(conn, job.id, JobEvent.FAIL, now, token=job.lease_token, values=values, detail=text)
 
 
-def expire(conn: Connection, now: datetime, *, kind: JobKind, lane: str, owner_gone: bool) -> list[int]:
-    """Take back jobs whose holder is gone; return those that had no attempt left.
+def expire(
+    conn: Connection, now: datetime, *, kind: JobKind, lane: str, owner_gone: bool
+) -> list[tuple[int, int | None]]:
+    """Take back jobs whose holder is gone; return (job, delivery) of those that had no attempt left.
 
     owner_gone  True if the caller knows that nobody holds this lane any more (it has the lane's lock),
                 so that unexpired leases are worthless too.
@@ -176,11 +204,11 @@ def expire(conn: Connection, now: datetime, *, kind: JobKind, lane: str, owner_g
             "error_code": "attempts-exhausted" if last else "worker-gone",
             "error_text": f"attempt {row.attempts} of {row.max_attempts} never reported an end",
         }
-        values |= {"ended_at": now} if last else {"not_before": now}
+        values |= {"ended_at": now} if last else {"not_before": None}
         event = JobEvent.EXHAUST if last else JobEvent.EXPIRE
         _move(conn, row.id, event, now, token=row.lease_token, values=values, detail=values["error_text"])
         if last:
-            exhausted.append(row.id)
+            exhausted.append((row.id, row.delivery_id))
     return exhausted
 
 
@@ -190,13 +218,23 @@ def times_queued(conn: Connection, kind: JobKind, delivery_id: int) -> int:
     return conn.scalar(count) or 0
 
 
+def attempts_allowed(conn: Connection, kind: JobKind, delivery_id: int) -> int | None:
+    """How many attempts the latest job of a kind for a delivery was given."""
+    return conn.scalar(
+        select(jobs.c.max_attempts)
+        .where(jobs.c.delivery_id == delivery_id, jobs.c.kind == kind)
+        .order_by(jobs.c.id.desc())
+        .limit(1)
+    )
+
+
 def release_held(conn: Connection, study_id: int, now: datetime) -> list[str]:
     """Let the held jobs of a settled study go; return the lanes that have work now."""
     held = conn.execute(
         select(jobs.c.id, jobs.c.lane).where(jobs.c.study_id == study_id, jobs.c.state == JobState.HELD)
     ).all()
     for row in held:
-        _move(conn, row.id, JobEvent.RELEASE, now, values={"not_before": now})
+        _move(conn, row.id, JobEvent.RELEASE, now, values={"not_before": None})
     return sorted({row.lane for row in held})
 
 
@@ -207,7 +245,7 @@ def cancel(conn: Connection, job_id: int, now: datetime, by: str) -> None:
 
 def revive(conn: Connection, job_id: int, now: datetime, by: str) -> None:
     """An operator starts a job again, with all its attempts."""
-    values = {"attempts": 0, "not_before": now, "ended_at": None}
+    values = {"attempts": 0, "not_before": None, "ended_at": None}
     _move(conn, job_id, JobEvent.REVIVE, now, values=values, detail=by)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, func, insert, select
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, func, insert, inspect, select
 
 from dicom_node.core.errors import SchemaMismatch
 from dicom_node.store import schema
@@ -22,12 +22,15 @@ applied_migrations = Table(
 )
 
 
-def _first_tables(conn: Connection) -> None:
-    schema.metadata.create_all(conn)
+MIGRATIONS: tuple[tuple[int, str, Callable[[Connection], None]], ...] = (
+    (1, "first tables", lambda conn: None),
+)
+"""(number, name, step from the schema before it). Never edit a step that has shipped; add one.
 
+A new database is made from `schema.py` as it is now and counts as having every step behind it.
+"""
 
-MIGRATIONS: tuple[tuple[int, str, Callable[[Connection], None]], ...] = ((1, "first tables", _first_tables),)
-"""(number, name, step). Never edit a step that has shipped; add one."""
+NEWEST = max(number for number, _, _ in MIGRATIONS)
 
 
 def migrate(conn: Connection, now: datetime) -> int:
@@ -36,14 +39,27 @@ def migrate(conn: Connection, now: datetime) -> int:
     Raises SchemaMismatch if a newer program has written this database.
     """
     _metadata.create_all(conn)
-    newest = conn.scalar(select(func.max(applied_migrations.c.number))) or 0
-    known = max(number for number, _, _ in MIGRATIONS)
-    if newest > known:
+    reached = conn.scalar(select(func.max(applied_migrations.c.number)))
+    if reached is not None and reached > NEWEST:
         raise SchemaMismatch(
-            f"the database is at step {newest}, this program knows {known}; install the newer version again"
+            f"the database is at step {reached}, this program knows {NEWEST}; install the newer version again"
         )
-    pending = [step for step in MIGRATIONS if step[0] > newest]
+    if reached is None:
+        schema.metadata.create_all(conn)
+    pending = [step for step in MIGRATIONS if step[0] > (reached or 0)]
     for number, name, apply in pending:
-        apply(conn)
+        if reached is not None:
+            apply(conn)
         conn.execute(insert(applied_migrations).values(number=number, name=name, applied_at=now))
     return len(pending)
+
+
+def require_current(conn: Connection) -> None:
+    """Raise SchemaMismatch unless the database has exactly this program's schema."""
+    reached = 0
+    if inspect(conn).has_table(applied_migrations.name):
+        reached = conn.scalar(select(func.max(applied_migrations.c.number))) or 0
+    if reached != NEWEST:
+        raise SchemaMismatch(
+            f"the database is at step {reached}, this program needs {NEWEST}; use the version the node runs"
+        )

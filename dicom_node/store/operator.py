@@ -34,7 +34,7 @@ def retry_job(conn: Connection, job_id: int, now: datetime, by: str) -> tuple[st
             study_id=job.study_id,
             image_id=job.image_id,
             delivery_id=job.delivery_id,
-            max_attempts=job.max_attempts,
+            max_attempts=queue.attempts_allowed(conn, JobKind.DELIVER, job.delivery_id) or job.max_attempts,
         )
         queue.enqueue(conn, again, now)
         return JobKind.DELIVER, job.lane

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from dicom_node.core.errors import AlreadyRunning
 
 
 @contextmanager
-def sole_holder(lock: Path, role: str) -> Iterator[None]:
+def sole_holder(lock: Path, role: str, patience_s: float = 1.0) -> Iterator[None]:
     """Be the only living process with this role on this data folder.
 
     A kernel lock, gone the moment its process is: no stale file can block a restart, and whoever
@@ -21,15 +22,25 @@ def sole_holder(lock: Path, role: str) -> Iterator[None]:
     """
     fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked_within(fd, patience_s):
             raise AlreadyRunning(
                 f"{role} on {lock.parent.parent}; stop it first (`emode serve` runs there already)"
-            ) from None
+            )
         yield
     finally:
         os.close(fd)
+
+
+def _locked_within(fd: int, patience_s: float) -> bool:
+    """Take the lock; somebody who only looks (`is_held`) may have it for a moment."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
 
 
 class Bell:
@@ -93,7 +104,7 @@ def is_held(lock: Path) -> bool:
         return False
     fd = os.open(lock, os.O_RDWR)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:

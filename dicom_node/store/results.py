@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from dicom_node.core.delivery import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState
 from dicom_node.core.errors import IllegalTransition
-from dicom_node.store.schema import deliveries, image_results, images, results, studies
+from dicom_node.store.schema import deliveries, image_results, results
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class NewResult:
 
     sop_instance_uid: str
     sop_class_uid: str
+    study_instance_uid: str
     series_instance_uid: str
     bundle: str
     digest: str
@@ -40,6 +41,7 @@ class Parcel:
     study_instance_uid: str
     series_instance_uid: str
     digest: str
+    accepted_at: datetime | None
 
 
 def known_result(conn: Connection, sop_instance_uid: str) -> int | None:
@@ -55,6 +57,7 @@ def add_result(conn: Connection, image_id: int, result: NewResult, now: datetime
             insert(results).values(
                 sop_instance_uid=result.sop_instance_uid,
                 sop_class_uid=result.sop_class_uid,
+                study_instance_uid=result.study_instance_uid,
                 series_instance_uid=result.series_instance_uid,
                 bundle=result.bundle,
                 digest=result.digest,
@@ -102,12 +105,10 @@ def load_parcels(conn: Connection, delivery_ids: list[int]) -> dict[int, Parcel]
             results.c.sop_class_uid,
             results.c.series_instance_uid,
             results.c.digest,
-            studies.c.study_instance_uid,
+            results.c.study_instance_uid,
+            deliveries.c.accepted_at,
         )
         .join(results, results.c.id == deliveries.c.result_id)
-        .join(image_results, image_results.c.result_id == results.c.id)
-        .join(images, images.c.id == image_results.c.image_id)
-        .join(studies, studies.c.id == images.c.study_id)
         .where(deliveries.c.id.in_(delivery_ids))
     )
     return {
@@ -119,6 +120,7 @@ def load_parcels(conn: Connection, delivery_ids: list[int]) -> dict[int, Parcel]
             row.study_instance_uid,
             row.series_instance_uid,
             row.digest,
+            row.accepted_at,
         )
         for row in rows
     }
@@ -143,6 +145,6 @@ def move_delivery(conn: Connection, delivery_id: int, event: DeliveryEvent, **va
     raise IllegalTransition(f"delivery {delivery_id} cannot {event}")
 
 
-def result_digests(conn: Connection) -> set[str]:
-    """The digests of all emitted objects that a row stands for."""
-    return set(conn.scalars(select(results.c.digest)))
+def is_result(conn: Connection, digest: str) -> bool:
+    """Does a row stand for the emitted object with this digest?"""
+    return conn.scalar(select(results.c.id).where(results.c.digest == digest).limit(1)) is not None

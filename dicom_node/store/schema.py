@@ -102,7 +102,8 @@ jobs = Table(
     Column("delivery_id", ForeignKey("deliveries.id")),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("max_attempts", Integer, nullable=False),
-    Column("not_before", UtcDateTime, nullable=False),
+    # NULL is "at once": a time would freeze the queue when the clock is set back.
+    Column("not_before", UtcDateTime),
     Column("lease_token", String(36)),
     Column("lease_until", UtcDateTime),
     Column("owner", String(128)),
@@ -135,6 +136,7 @@ results = Table(
     Column("id", Integer, primary_key=True),
     Column("sop_instance_uid", String(64), nullable=False, unique=True),
     Column("sop_class_uid", String(64), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
     Column("series_instance_uid", String(64), nullable=False),
     Column("bundle", String(128), nullable=False),
     Column("digest", String(64), nullable=False),
@@ -142,6 +144,7 @@ results = Table(
     Column("created_at", UtcDateTime, nullable=False),
     # Seconds of each step, as JSON: {"read": 0.01, "infer": 0.05, ...}. For people, never for decisions.
     Column("steps", Text, nullable=False),
+    Index("ix_results_digest", "digest"),
 )
 
 image_results = Table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import warnings
 from datetime import UTC, datetime
 from typing import Any
@@ -38,6 +39,8 @@ FIELDS = (
 )
 """Every field a log line may carry. None of them can hold a name, a patient ID or a description."""
 
+_OURS = ("dicom_node", "model", "training")
+
 SILENCED = ("pydicom", "pynetdicom", "highdicom", "apscheduler", "PIL")
 """Libraries whose own messages never reach our log."""
 
@@ -61,13 +64,13 @@ class _Json(logging.Formatter):
 
 
 def where(error: BaseException) -> str:
-    """Place in our code that an unforeseen error came through, for a log that may not quote the error."""
-    place = "?"
+    """The last place in our code that an error came through, for a log that may not quote the error."""
+    place = "outside our code"
     trace = error.__traceback__
     while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if "site-packages" not in file:
-            place = f"{'/'.join(file.split('/')[-3:])}:{trace.tb_lineno}"
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if module.split(".")[0] in _OURS:
+            place = f"{module}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place
 
@@ -90,6 +93,17 @@ def set_up_logging(level: str, style: str) -> None:
         theirs.propagate = False
         theirs.setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
+    threading.excepthook = lambda args: _report_death(args.exc_value)
+    sys.excepthook = lambda kind, error, trace: _report_death(error)
+
+
+def _report_death(error: BaseException | None) -> None:
+    """Instead of a traceback, which may quote attribute values."""
+    if error is not None:
+        logging.getLogger("dicom_node").error(
+            "unforeseen error",
+            extra={"action": "unforeseen", "code": type(error).__name__, "where": where(error)},
+        )
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

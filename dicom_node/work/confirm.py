@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -18,8 +18,8 @@ from dicom_node.store.results import Parcel, load_parcels, move_delivery
 from dicom_node.work.deliver import Archive
 from dicom_node.work.loop import Effect, Outcome
 
-_ASK_BEFORE_SENDING_AGAIN = 6
-"""Questions (about a minute with doubling delays) before "not listed" counts as lost rather than late."""
+_INDEXED_WITHIN = timedelta(minutes=1)
+"""Time after its success at which an archive that does not list an instance counts as not having it."""
 
 _SEND_AT_MOST = 3
 """Times a result is sent to an archive that says success and does not keep it."""
@@ -50,9 +50,11 @@ class Confirm:
             return
         for job, parcel in asked:
             there = listed[parcel.study_instance_uid, parcel.series_instance_uid]
-            if parcel.sop_instance_uid in there:
+            if isinstance(there, NodeError):
+                yield Outcome(job, error=there)
+            elif parcel.sop_instance_uid in there:
                 yield Outcome(job, effect=_confirmed(parcel), detail="listed by C-FIND")
-            elif job.attempts < _ASK_BEFORE_SENDING_AGAIN:
+            elif parcel.accepted_at is None or job.claimed_at - parcel.accepted_at < _INDEXED_WITHIN:
                 yield Outcome(job, error=NotInArchive(f"{self.archive.remote}; it may still be indexing"))
             else:
                 yield self._lost(job, parcel)

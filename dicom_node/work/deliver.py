@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,6 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import Connection
 
 from dicom_node.core.delivery import DeliveryEvent, DeliveryState
+from dicom_node.core.errors import Postponed
 from dicom_node.core.job import JobKind
 from dicom_node.network.scu import Outgoing, RemoteAE, Sent, send
 from dicom_node.store.database import Database
@@ -39,6 +40,8 @@ class Deliver:
     archive: Archive
     database: Database
     layout: Layout
+    stopping: Callable[[], bool]
+    """True once the process is to end: what was not begun is left for the next start."""
 
     def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[Outcome]:
         """Send every parcel that the destination does not have yet."""
@@ -62,8 +65,13 @@ class Deliver:
             )
             for _, parcel in waiting
         ]
-        for (job, parcel), sent in zip(waiting, send(self.archive.remote, items), strict=True):
-            yield self._outcome(job, parcel, sent)
+        sending = send(self.archive.remote, items)
+        for number, (job, parcel) in enumerate(waiting):
+            if self.stopping():
+                sending.close()
+                yield from (Outcome(left, error=Postponed()) for left, _ in waiting[number:])
+                return
+            yield self._outcome(job, parcel, next(sending))
 
     def _outcome(self, job: ClaimedJob, parcel: Parcel, sent: Sent) -> Outcome:
         def accept(conn: Connection, now: datetime) -> None:

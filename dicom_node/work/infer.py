@@ -18,8 +18,8 @@ from dicom_node.dicom.reading import ReadLimits, SourceImage, read_image
 from dicom_node.dicom.results import write_result
 from dicom_node.dicom.skip import Skip
 from dicom_node.store.database import Database
-from dicom_node.store.files import Layout, commit_file, digest_from
-from dicom_node.store.images import StoredImage, decide, load_image, study_is_settled
+from dicom_node.store.files import Layout, digest_from, place_file, sync_file
+from dicom_node.store.images import StoredImage, decide, holds_digest, load_image, study_is_settled
 from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue
 from dicom_node.store.results import NewResult, add_delivery, add_result, known_result, link_result
 from dicom_node.work.loop import Effect, Outcome
@@ -88,11 +88,11 @@ class Infer:
             return Outcome(job, error=error)
         if isinstance(image, Skip):
             skip = image
-            return Outcome(
-                job,
-                effect=lambda conn, now: decide(conn, stored.id, skip, now),
-                detail=f"skipped: {skip.code.value}",
-            )
+
+            def leave_alone(conn: Connection, now: datetime) -> None:
+                _decide_if_current(conn, stored, skip, now)
+
+            return Outcome(job, effect=leave_alone, detail=f"skipped: {skip.code.value}")
         return _Ready(job, stored, route, image, path, time.monotonic() - started)
 
     def _make(self, item: _Ready, elastograms: Sequence[Elastogram], model: Model, infer_s: float) -> Outcome:
@@ -104,7 +104,7 @@ class Infer:
                 row = known_result(conn, uid)
                 if row is not None:
                     links[uid] = (row, pane.index)
-        fresh: list[NewResult] = []
+        fresh: list[tuple[NewResult, Path]] = []
         try:
             for made in make_results(
                 item.path,
@@ -126,16 +126,17 @@ class Infer:
             rings=tuple((JobKind.DELIVER, destination) for destination in item.route.destinations),
         )
 
-    def _keep(self, made: Made, model: Model, steps: dict[str, float]) -> NewResult:
-        """Make a result durable under the name of its digest."""
+    def _keep(self, made: Made, model: Model, steps: dict[str, float]) -> tuple[NewResult, Path]:
+        """Write a result and make its content durable; it gets its name together with its row."""
         started = time.monotonic()
         written = self.layout.incoming / f"result-{uuid.uuid4()}.dcm"
         write_result(made.dataset, written)
         digest, size = digest_from(written, 0, "")
-        commit_file(written, self.layout.result(digest))
-        return NewResult(
+        sync_file(written)
+        result = NewResult(
             sop_instance_uid=made.identity.sop_instance_uid,
             sop_class_uid=str(made.dataset.SOPClassUID),
+            study_instance_uid=str(made.dataset.StudyInstanceUID),
             series_instance_uid=made.identity.series_instance_uid,
             bundle=f"{model.facts.name}-{model.facts.version}",
             digest=digest,
@@ -143,13 +144,22 @@ class Infer:
             pane=made.pane.index,
             steps=steps | {"keep": time.monotonic() - started},
         )
+        return result, written
 
-    def _record(self, item: _Ready, fresh: list[NewResult], links: list[tuple[int, int]]) -> Effect:
+    def _record(
+        self, item: _Ready, fresh: list[tuple[NewResult, Path]], links: list[tuple[int, int]]
+    ) -> Effect:
         """Result rows, delivery rows and their jobs: committed together with the end of the infer job."""
 
         def record(conn: Connection, now: datetime) -> None:
-            decide(conn, item.stored.id, None, now)
-            rows = [add_result(conn, item.stored.id, result, now) for result in fresh]
+            if not _decide_if_current(conn, item.stored, None, now):
+                for _, written in fresh:
+                    written.unlink()
+                return
+            rows = []
+            for result, written in fresh:
+                place_file(written, self.layout.result(result.digest))
+                rows.append(add_result(conn, item.stored.id, result, now))
             for row, pane in links:
                 link_result(conn, item.stored.id, row, pane)
             held = item.route.deliver is DeliverWhen.WHEN_SETTLED and not study_is_settled(
@@ -174,3 +184,11 @@ class Infer:
             max_attempts=self.delivery_attempts[destination],
             held=held,
         )
+
+
+def _decide_if_current(conn: Connection, stored: StoredImage, skip: Skip | None, now: datetime) -> bool:
+    """Record the verdict, unless other bytes took the image's place meanwhile: they have their own job."""
+    current = holds_digest(conn, stored.id, stored.digest)
+    if current:
+        decide(conn, stored.id, skip, now)
+    return current

@@ -7,24 +7,28 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from dicom_node.core.errors import NodeError, StaleLease, StoreBusy
+from dicom_node.core.errors import NodeError, NodeInTrouble, StaleLease, StoreBusy
 from dicom_node.core.job import JobKind, RetryPolicy, retry_at
 from dicom_node.store import jobs as queue
 from dicom_node.store.database import Database
 from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.process import Bells
+from dicom_node.store.recovery import take_back
 from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
 
-_LEASE_S = 30.0
+_LEASE_S = 120.0  # several times what a busy database may take, so that a renewal is never too late
 _RENEW_EVERY_S = 10.0
 _LOOK_EVERY_S = 1.0
+_TROUBLE_PAUSE_S = 10.0
+_FAILURES_BEFORE_A_FRESH_PROCESS = 3
 
 Effect = Callable[[Connection, datetime], None]
 
@@ -85,7 +89,8 @@ class WorkLoop:
         """Prepare; `run` does the work.
 
         handler  yields one outcome for each job it is given; each is committed as it comes.
-        on_hang  called from another thread when a batch takes longer than the lane's time limit.
+        on_hang  called when a batch takes longer than the lane's time limit (from another thread), or when
+                 one after the other fails for no known reason: only a fresh process may help then.
         """
         self._lane = lane
         self._database = database
@@ -96,15 +101,22 @@ class WorkLoop:
         self._clock = clock
         self._on_hang = on_hang
         self._draw = random.SystemRandom().random
+        self._failures_in_a_row = 0
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; the batch in hand is ended first."""
-        self._take_back()
+        taken_back = False
         while not stop.is_set():
             try:
+                if not taken_back:
+                    self._take_back()
+                    taken_back = True
                 pause_s = self._step()
-            except StoreBusy:
-                log.error("database busy", extra={"action": "store-busy", "lane": self._lane.name})
+            except StoreBusy as error:
+                log.error(
+                    "database busy",
+                    extra={"action": "store-busy", "lane": self._lane.name, "code": error.code},
+                )
                 pause_s = _LOOK_EVERY_S
             if pause_s > 0:
                 self._bell.wait(pause_s)
@@ -115,7 +127,7 @@ class WorkLoop:
         now = self._clock()
         # A look that takes no lock comes first, since mostly there is nothing.
         with self._database.read() as conn:
-            due = queue.next_due(conn, self._lane.kind, self._lane.name)
+            due = queue.next_due(conn, self._lane.kind, self._lane.name, now)
         if due is None:
             return _LOOK_EVERY_S
         if due > now:
@@ -128,7 +140,7 @@ class WorkLoop:
     def _take_back(self) -> None:
         """Return what earlier holders of this lane left running: we have its lock, so they are gone."""
         with self._database.write() as conn:
-            queue.expire(conn, self._clock(), kind=self._lane.kind, lane=self._lane.name, owner_gone=True)
+            take_back(conn, self._clock(), kind=self._lane.kind, lane=self._lane.name, owner_gone=True)
 
     def _claim(self, now: datetime) -> list[ClaimedJob]:
         lane = self._lane
@@ -153,25 +165,36 @@ class WorkLoop:
             for outcome in self._handler(claimed):
                 self._end(outcome)
                 open_jobs.pop(outcome.job.id, None)
-        except StoreBusy:
-            raise
-        except Exception as error:  # whatever it was, the jobs must not stay running
-            log.error(
-                "batch failed",
-                extra={
-                    "action": "batch-failed",
-                    "kind": self._lane.kind.value,
-                    "code": type(error).__name__,
-                    "where": where(error),
-                },
-                exc_info=log.isEnabledFor(logging.DEBUG),
-            )
-            failure = UnexpectedFailure(f"{type(error).__name__} at {where(error)}")
+            self._failures_in_a_row = 0
+        except Exception as error:  # noqa: BLE001
+            # Whatever it was, the jobs must not stay running.
+            failure = self._failure(error)
             for job in open_jobs.values():
                 self._end(Outcome(job, error=failure))
+            if self._failures_in_a_row >= _FAILURES_BEFORE_A_FRESH_PROCESS:
+                self._on_hang(claimed)
         finally:
             done.set()
             keeper.join()
+
+    def _failure(self, error: Exception) -> NodeError:
+        """What an error that the handler did not foresee means for its jobs."""
+        log.error(
+            "batch failed",
+            extra={
+                "action": "batch-failed",
+                "kind": self._lane.kind.value,
+                "lane": self._lane.name,
+                "code": type(error).__name__,
+                "where": where(error),
+            },
+        )
+        if isinstance(error, StoreBusy):
+            return error
+        if isinstance(error, OSError):
+            return NodeInTrouble(f"{type(error).__name__}, {error.strerror} at {where(error)}")
+        self._failures_in_a_row += 1
+        return UnexpectedFailure(f"{type(error).__name__} at {where(error)}")
 
     def _keep(self, claimed: list[ClaimedJob], done: threading.Event) -> None:
         """Renew the leases while the batch runs; cry out if it runs for too long."""
@@ -180,7 +203,8 @@ class WorkLoop:
             if time.monotonic() - started > self._lane.time_limit_s:
                 self._on_hang(claimed)
                 return
-            with self._database.write() as conn:
+            # A database that is busy now may not be at the next turn, and hanging is watched all the same.
+            with suppress(StoreBusy), self._database.write() as conn:
                 queue.renew(conn, claimed, self._clock() + timedelta(seconds=_LEASE_S))
 
     def _end(self, outcome: Outcome) -> None:
@@ -193,20 +217,21 @@ class WorkLoop:
                     _apply(outcome.effect, conn, now)
                     words, again = "job finished", None
                 else:
-                    again = retry_at(
-                        permanent=error.permanent,
-                        attempt=job.attempts,
-                        max_attempts=job.max_attempts,
-                        policy=self._lane.policy,
-                        now=now,
-                        draw=self._draw(),
-                    )
+                    again = self._again(job, error, now)
                     if again is None:
                         queue.fail(conn, job, now, code=error.code, text=str(error))
                         _apply(outcome.on_failure, conn, now)
                         words = "job failed"
                     else:
-                        queue.retry(conn, job, now, not_before=again, code=error.code, text=str(error))
+                        queue.retry(
+                            conn,
+                            job,
+                            now,
+                            not_before=again,
+                            code=error.code,
+                            text=str(error),
+                            counted=error.counted,
+                        )
                         words = "job will be tried again"
         except StaleLease:
             log.warning("job was taken away", extra={"action": "stale-lease", **fields})
@@ -223,6 +248,18 @@ class WorkLoop:
                 "seconds": (now - job.claimed_at).total_seconds(),
                 **fields,
             },
+        )
+
+    def _again(self, job: ClaimedJob, error: NodeError, now: datetime) -> datetime | None:
+        if not error.counted:
+            return now + timedelta(seconds=_TROUBLE_PAUSE_S)
+        return retry_at(
+            permanent=error.permanent,
+            attempt=job.attempts,
+            max_attempts=job.max_attempts,
+            policy=self._lane.policy,
+            now=now,
+            draw=self._draw(),
         )
 
 

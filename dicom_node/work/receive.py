@@ -19,8 +19,8 @@ from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import dataset_offset
 from dicom_node.dicom.skip import Skip, SkipCode
 from dicom_node.store.database import Database
-from dicom_node.store.files import Layout, commit_file, digest_from, require_free_space
-from dicom_node.store.images import Novelty, Receipt, record_arrival
+from dicom_node.store.files import Layout, digest_from, place_file, require_free_space, sync_file
+from dicom_node.store.images import Novelty, Receipt, is_worth_another_try, record_arrival
 from dicom_node.store.jobs import NewJob, enqueue
 from dicom_node.store.process import Bells
 
@@ -61,8 +61,7 @@ class Reception:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(f"{error.strerror}; make room on the data disk") from error
             raise
-        if receipt.novelty is not Novelty.DUPLICATE:
-            self.bells.ring(JobKind.INFER, INFER_LANE)
+        self.bells.ring(JobKind.INFER, INFER_LANE)
         return receipt
 
     def _take(self, spooled: Path, arrival: Arrival, sop_class_uid: str, sop_instance_uid: str) -> Receipt:
@@ -80,9 +79,10 @@ class Reception:
         choice, skip = judge_arrival(self.routes, header, arrival)
         # The digest leaves the file meta group out: it holds who wrote the file, not what is in it.
         digest, _ = digest_from(spooled, dataset_offset(spooled), header.transfer_syntax_uid)
-        commit_file(spooled, self.layout.source(digest))
+        sync_file(spooled)
         now = self.clock()
         with self.database.write() as conn:
+            place_file(spooled, self.layout.source(digest))
             receipt = record_arrival(
                 conn,
                 header,
@@ -93,7 +93,8 @@ class Reception:
                 skip=skip,
                 now=now,
             )
-            if choice.route is not None and skip is None and receipt.novelty is not Novelty.DUPLICATE:
+            wanted = receipt.novelty is not Novelty.DUPLICATE or is_worth_another_try(conn, receipt.image_id)
+            if choice.route is not None and skip is None and wanted:
                 job = NewJob(
                     kind=JobKind.INFER,
                     lane=INFER_LANE,

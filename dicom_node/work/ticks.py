@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy import Connection
 
 from dicom_node.core.job import JobKind
 from dicom_node.core.study import SettlePolicy
 from dicom_node.store.database import Database
 from dicom_node.store.files import Layout
-from dicom_node.store.images import settle_due, source_digests, studies_due
-from dicom_node.store.jobs import expire, release_held
+from dicom_node.store.images import is_source, settle_due, studies_due
+from dicom_node.store.jobs import release_held, unfinished_lanes
 from dicom_node.store.process import Bells
-from dicom_node.store.results import result_digests
+from dicom_node.store.recovery import take_back
+from dicom_node.store.results import is_result
+from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +41,7 @@ class Ticks:
     bells: Bells
     settle: SettlePolicy
     lanes: Sequence[tuple[JobKind, str]]
+    """The lanes that this configuration serves."""
     clock: Callable[[], datetime]
 
     def start(self) -> BackgroundScheduler:
@@ -47,7 +52,14 @@ class Ticks:
             (self.reap, _REAP_EVERY_S),
             (self.sweep, _SWEEP_EVERY_S),
         ):
-            scheduler.add_job(tick, "interval", seconds=seconds, coalesce=True, max_instances=1)
+            scheduler.add_job(
+                _logged(tick),
+                "interval",
+                seconds=seconds,
+                coalesce=True,
+                max_instances=1,
+                misfire_grace_time=None,  # late is better than dropped
+            )
         scheduler.start()
         return scheduler
 
@@ -66,25 +78,56 @@ class Ticks:
             log.info("studies settled", extra={"action": "studies-settled", "count": len(settled)})
 
     def reap(self) -> None:
-        """Take back jobs whose lease ran out."""
+        """Take back jobs whose lease ran out, on lanes that nobody serves any more too."""
         now = self.clock()
-        for kind, lane in self.lanes:
+        with self.database.read() as conn:
+            lanes = unfinished_lanes(conn)
+        for kind, lane in lanes:
             with self.database.write() as conn:
-                expire(conn, now, kind=kind, lane=lane, owner_gone=False)
+                take_back(conn, now, kind=kind, lane=lane, owner_gone=(kind, lane) not in self.lanes)
             self.bells.ring(kind, lane)
 
     def sweep(self) -> None:
         """Remove files that a crash left without a row."""
         oldest = (self.clock() - _KEEP_UNOWNED).timestamp()
-        stale = [path for path in self.layout.incoming.iterdir() if path.stat().st_mtime < oldest]
-        with self.database.read() as conn:
-            owned = {"source": source_digests(conn), "result": result_digests(conn)}
-        stale += [
-            path
-            for kind, digest, path in self.layout.stored()
-            if digest not in owned[kind] and path.stat().st_mtime < oldest
-        ]
-        for path in stale:
-            path.unlink(missing_ok=True)
-        if stale:
-            log.info("leftovers removed", extra={"action": "leftovers-removed", "count": len(stale)})
+        count = 0
+        for path in self.layout.incoming.iterdir():
+            with suppress(FileNotFoundError):  # it may get its final name at any moment
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+                    count += 1
+        for kind, digest, path in self.layout.stored():
+            with self.database.read() as conn:
+                if _has_row(conn, kind, digest):
+                    continue
+            # Looked at again under the lock that a row is written with: see store.files.place_file.
+            with self.database.write() as conn, suppress(FileNotFoundError):
+                if not _has_row(conn, kind, digest) and path.stat().st_mtime < oldest:
+                    path.unlink()
+                    count += 1
+        if count:
+            log.info("leftovers removed", extra={"action": "leftovers-removed", "count": count})
+
+
+def _has_row(conn: Connection, kind: str, digest: str) -> bool:
+    return is_source(conn, digest) if kind == "source" else is_result(conn, digest)
+
+
+def _logged(tick: Callable[[], None]) -> Callable[[], None]:
+    """The scheduler would swallow what a tick raises."""
+
+    def run() -> None:
+        try:
+            tick()
+        except Exception as error:  # noqa: BLE001
+            log.error(
+                "tick failed",
+                extra={
+                    "action": "tick-failed",
+                    "kind": tick.__name__,
+                    "code": type(error).__name__,
+                    "where": where(error),
+                },
+            )
+
+    return run

@@ -16,6 +16,9 @@ pytestmark = pytest.mark.peers
 US = "1.2.840.10008.5.1.4.1.1.6.1"
 
 
+_GAP_S = 0.8  # the kills take ten seconds and more: images have to keep coming that long
+
+
 class Sender(threading.Thread):
     """Sends images one after the other, opening a new association whenever one breaks."""
 
@@ -26,6 +29,7 @@ class Sender(threading.Thread):
 
     def run(self):
         for ds in self._images:
+            time.sleep(_GAP_S)
             deadline = time.monotonic() + 60
             while ds.SOPInstanceUID not in self.acknowledged and time.monotonic() < deadline:
                 self._try(ds)
@@ -68,24 +72,25 @@ def test_acknowledged_images_survive(orthanc, tmp_path, free_port, victim):
     ]
     node = Node(tmp_path / "node", config)
     node.fixed_port = free_port
-    node.start()
-    sender = Sender(node, images)
-    sender.start()
-    dice = random.Random(victim)
-    for _ in range(3):
-        time.sleep(dice.uniform(0.3, 1.5))
-        if victim == "everything":
-            node.kill()
-            node.start()
-        else:
-            before = len(node.events("ready", role=victim))
-            node.kill_role(victim)
-            node.wait(lambda n=before: len(node.events("ready", role=victim)) > n, f"{victim} is back")
-    sender.join(120)
-    assert not sender.is_alive()
-    # An image whose answer was lost in the crash may be known without having been acknowledged.
-    lines = node.wait_for_stage(len(sender.acknowledged), "confirmed", timeout_s=120)
-    node.stop()
+    with node:
+        sender = Sender(node, images)
+        sender.start()
+        dice = random.Random(victim)
+        for _ in range(3):
+            time.sleep(dice.uniform(0.3, 1.0))
+            if victim == "everything":
+                node.kill()
+                node.start()
+            else:
+                before = len(node.events("ready", role=victim))
+                node.kill_role(victim)
+                node.wait(lambda n=before: len(node.events("ready", role=victim)) > n, f"{victim} is back")
+        assert sender.is_alive()  # so the kills came while images did
+        sender.join(120)
+        assert not sender.is_alive()
+        # An image whose answer was lost in the crash may be known without having been acknowledged.
+        lines = node.wait_for_stage(len(images), "confirmed", timeout_s=120)
+        assert node.stop() == 0
     known = {line["sop_instance_uid"] for line in lines}
     assert sender.acknowledged == {ds.SOPInstanceUID for ds in images} == known
     results = [result["sop_instance_uid"] for line in lines for result in line["results"]]

@@ -1,5 +1,6 @@
 """Broken input, dead and refusing destinations: a clear end for each, and the next image goes on."""
 
+import socket
 import time
 
 import numpy as np
@@ -47,44 +48,67 @@ def test_broken_images_end_with_a_reason_and_hold_nobody_up(storescp, tmp_path):
         storescu([good], "127.0.0.1", node.port, aec="EMODE")
         lines = node.wait_for_stage(5, "skipped", "accepted", "failed")
         stages = {line["sop_instance_uid"]: line for line in lines}
-        for ds in (truncated, empty, greedy, flat):
+        for ds in (truncated, empty, greedy, absurd, flat):
             line = stages.get(ds.SOPInstanceUID)
-            if line is not None:  # not refused at the door
-                assert line["stage"] == "skipped", line
+            assert line is None or line["stage"] == "skipped", line  # None: refused at the door
+            if line is not None:
                 assert line["skip_code"] in ("pixels-unreadable", "no-signal", "no-bmode")
                 assert "DOE" not in line["skip_sentence"]
         assert stages[pydicom.dcmread(good).SOPInstanceUID]["stage"] == "accepted"
         assert len(node.events("role-restart")) == 0
 
 
-def test_a_dead_destination_does_not_delay_another(orthanc, storescp, tmp_path):
+@pytest.fixture
+def black_hole():
+    """Takes connections and never says a word: the worst kind of dead."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield listener.getsockname()[1]
+
+
+def states(node, name):
+    return [
+        way["state"]
+        for line in node.images()
+        for result in line["results"]
+        for way in result["deliveries"]
+        if way["destination"] == name
+    ]
+
+
+def test_dead_destinations_do_not_delay_another(orthanc, storescp, black_hole, tmp_path):
     alive, away = orthanc(), storescp("AWAY")
     away.stop()
-    archives = {"alive": ("PACS", alive.port), "away": ("AWAY", away.port)}
+    archives = {"alive": ("PACS", alive.port), "away": ("AWAY", away.port), "silent": ("X", black_hole)}
     config = node_config(tmp_path, archives)
-    config["destinations"]["away"]["confirm"] = "none"
-    config["destinations"]["away"]["retry"] = {"first_delay_s": 1, "factor": 1, "max_attempts": 100}
+    for name in ("away", "silent"):
+        config["destinations"][name]["confirm"] = "none"
+        config["destinations"][name]["retry"] = {"first_delay_s": 1, "factor": 1, "max_attempts": 100}
+    config["destinations"]["silent"] |= {"connect_timeout_s": 20, "answer_timeout_s": 20}
     with Node(tmp_path, config) as node:
         files = [write(breast_still(seed=n, instance_number=n), tmp_path / f"{n}.dcm") for n in range(3)]
         storescu(files, "127.0.0.1", node.port, aec="EMODE")
+        started = time.monotonic()
         alive.wait_for_count(3, timeout_s=60)
-
-        def states(name):
-            return [
-                way["state"]
-                for line in node.images()
-                for result in line["results"]
-                for way in result["deliveries"]
-                if way["destination"] == name
-            ]
-
-        node.wait(lambda: states("alive") == ["confirmed"] * 3, "all confirmed by the living")
-        assert states("away") == ["queued"] * 3
+        node.wait(lambda: states(node, "alive") == ["confirmed"] * 3, "all confirmed by the living")
+        assert time.monotonic() - started < 15  # the silent one has not even timed out once
+        assert states(node, "away") == ["queued"] * 3
+        assert states(node, "silent") == ["queued"] * 3
         waiting = node.facts("jobs", "list", "--lane", "away")
         assert {job["error_code"] for job in waiting} == {"destination-unreachable"}
         away.start()
-        node.wait(lambda: states("away") == ["accepted"] * 3, "the one that came back has them too")
+        node.wait(lambda: states(node, "away") == ["accepted"] * 3, "the one that came back has them too")
         assert len(away.wait_for(3)) == 3
+        assert node.events("role-restart") == []
+
+
+def test_an_edited_file_changes_a_running_node_only_when_it_is_started_anew(tmp_path):
+    config = node_config(tmp_path, {"archive": ("PACS", 1)})
+    with Node(tmp_path, config) as node:
+        node.config_file.write_text("half: [a file")
+        node.kill_role("courier")
+        node.wait(lambda: len(node.events("ready", role="courier")) == 2, "the courier is back")
 
 
 def test_a_refusing_destination_is_parked_with_its_words_until_somebody_retries(storescp, tmp_path):

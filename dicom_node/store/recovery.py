@@ -1,0 +1,25 @@
+"""Take back what dead or hanging holders left: jobs wait again, and deliveries out of attempts are parked."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from dicom_node.core.delivery import DeliveryEvent, DeliveryState
+from dicom_node.core.job import JobKind
+from dicom_node.store.jobs import expire
+from dicom_node.store.results import delivery_state, move_delivery
+
+
+def take_back(conn: Connection, now: datetime, *, kind: JobKind, lane: str, owner_gone: bool) -> None:
+    """Return a lane's orphaned jobs to the queue, or end those that ran out of attempts.
+
+    owner_gone  as of `jobs.expire`.
+    """
+    for _, delivery_id in expire(conn, now, kind=kind, lane=lane, owner_gone=owner_gone):
+        if delivery_id is None or kind is not JobKind.DELIVER:
+            continue
+        if delivery_state(conn, delivery_id) is DeliveryState.QUEUED:
+            words = "sending was begun as often as allowed and never ended"
+            move_delivery(conn, delivery_id, DeliveryEvent.REFUSE, words=words)
