@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dicom_node.config import DEFAULT_BUNDLE_NAME, Config
-from dicom_node.core.errors import BundleUnusable, ListenFailed
+from dicom_node.core.errors import BundleUnusable, ListenFailed, PredictionFailed
 from dicom_node.core.job import JobKind, RetryPolicy
 from dicom_node.core.rules import PRIORITIES, DeliverWhen, Match, Route
 from dicom_node.core.study import SettlePolicy
@@ -35,7 +35,7 @@ from dicom_node.telemetry.log import where
 if TYPE_CHECKING:
     from dicom_node.work.deliver import Archive
     from dicom_node.work.loop import Handler, Lane, WorkLoop
-    from dicom_node.work.make import Appearance, Model
+    from dicom_node.work.make import Appearance, Elastogram, Frame, Model, Predicts
 
 log = logging.getLogger(__name__)
 
@@ -174,12 +174,26 @@ def models_of(config: Config, names: Sequence[str]) -> dict[str, Model]:
             # A bundle that does not say where its pairs came from is labelled as simulated.
             trained_on_simulation=bundle.training.get("simulated") is not False,
         )
-        models[name] = Model(predictor, facts, bundle.colormap.table)
+        models[name] = Model(_Guarded(predictor, ModelError), facts, bundle.colormap.table)
         log.info(
             "bundle loaded",
             extra={"action": "bundle-loaded", "bundle": bundle.id, "device": str(predictor.device)},
         )
     return models
+
+
+class _Guarded:
+    """A predictor that speaks the node's errors."""
+
+    def __init__(self, predictor: Predicts, failure: type[Exception]) -> None:
+        self._predictor = predictor
+        self._failure = failure
+
+    def predict(self, frames: Sequence[Frame]) -> Sequence[Elastogram]:
+        try:
+            return self._predictor.predict(frames)
+        except self._failure as error:
+            raise PredictionFailed(str(error)) from error
 
 
 def layout_of(config: Config) -> Layout:
@@ -305,7 +319,7 @@ def _infer(base: _Base) -> None:
         time_limit_s=config.inference.time_limit_s,
         retries_alone=True,
     )
-    _serve_lanes(base, {lane: handler}, report={"device": _devices(models)})
+    _serve_lanes(base, {lane: handler}, report={})
 
 
 def _carry(base: _Base) -> None:
@@ -377,10 +391,6 @@ def _leave(claimed: Sequence[ClaimedJob]) -> None:
     """A batch hangs, or one after the other fails: the supervisor starts a fresh process."""
     log.error("no way on; the process ends", extra={"action": "process-left", "count": len(claimed)})
     os._exit(70)  # EX_SOFTWARE
-
-
-def _devices(models: Mapping[str, Model]) -> str:
-    return ", ".join(sorted({str(getattr(m.predictor, "device", "?")) for m in models.values()}))
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:

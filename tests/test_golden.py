@@ -43,18 +43,18 @@ def still(photometric, folder):
 
 
 class Watched:
-    """The node's predictor, with the frames it was given kept for comparison."""
+    """The node's predictor, with what went into its network kept for comparison."""
 
     def __init__(self, predictor):
         self._predictor, self.tensors = predictor, []
 
     def predict(self, frames):
-        run = self._predictor._run
-        self._predictor._run = lambda batch: self.tensors.append(batch.clone()) or run(batch)
+        network = self._predictor._inference._network
+        hook = network.register_forward_pre_hook(lambda _, inputs: self.tensors.append(inputs[0].clone()))
         try:
             return self._predictor.predict(frames)
         finally:
-            self._predictor._run = run
+            hook.remove()
 
 
 def node_tensors(path, ds, folder, predictor):

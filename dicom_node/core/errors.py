@@ -165,6 +165,10 @@ class FileUnreadable(NodeError):
     """A file of this node cannot be read."""
 
 
+class PredictionFailed(NodeError):
+    """The model gave no usable result for the image."""
+
+
 # -- destinations -----------------------------------------------------------------------------
 
 

@@ -61,14 +61,24 @@ class Infer:
             else:
                 ready.setdefault(read.route.bundle, []).append(read)
         for bundle, batch in ready.items():
-            model = self.models[bundle]
-            started = time.monotonic()
-            frames = [pane.grey for item in batch for pane in item.image.panes]
-            elastograms = iter(model.predictor.predict(frames))
-            infer_s = (time.monotonic() - started) / len(batch)
+            yield from self._run(batch, self.models[bundle])
+
+    def _run(self, batch: Sequence[_Ready], model: Model) -> Iterator[Outcome]:
+        started = time.monotonic()
+        try:
+            elastograms = iter(model.predictor.predict([p.grey for item in batch for p in item.image.panes]))
+        except NodeError as error:
+            if len(batch) == 1:
+                yield Outcome(batch[0].job, error=error)
+                return
+            # One of them is the cause: apart, the others are not its victims.
             for item in batch:
-                mine = [next(elastograms) for _ in item.image.panes]
-                yield self._make(item, mine, model, infer_s)
+                yield from self._run([item], model)
+            return
+        infer_s = (time.monotonic() - started) / len(batch)
+        for item in batch:
+            mine = [next(elastograms) for _ in item.image.panes]
+            yield self._make(item, mine, model, infer_s)
 
     def _read(self, job: ClaimedJob) -> _Ready | Outcome:
         """Decode and judge one image."""

@@ -33,6 +33,8 @@ from dicom_node.dicom.results import (
     settings_digest,
 )
 
+Frame = NDArray[np.uint8]
+
 
 class Elastogram(Protocol):
     """What the model makes of one frame."""
@@ -49,8 +51,11 @@ class Elastogram(Protocol):
 class Predicts(Protocol):
     """A model ready to run."""
 
-    def predict(self, frames: Sequence[NDArray[np.uint8]]) -> Sequence[Elastogram]:
-        """Map B-mode frames, uint8 (H, W) of any size, to elastograms of the same sizes."""
+    def predict(self, frames: Sequence[Frame]) -> Sequence[Elastogram]:
+        """Map B-mode frames, uint8 (H, W) of any size, to elastograms of the same sizes.
+
+        Raises PredictionFailed.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
