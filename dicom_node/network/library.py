@@ -90,8 +90,8 @@ def drop_partial(association: Association) -> None:
 def close_socket(association: Association) -> None:
     """Close the socket of an association that never came to be.
 
-    pynetdicom 3.0.4 leaves it to the garbage collector where the connection was refused; a destination
-    that is away for a night would cost a file descriptor for each try.
+    A destination that is away for a night must not cost a file descriptor for each try. (Where the
+    connection itself was refused, pynetdicom 3.0.4 has dropped the socket already, and Python closes it.)
     """
     holder = association.dul.socket
     if holder is not None and holder.socket is not None:

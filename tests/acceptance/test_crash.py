@@ -16,20 +16,21 @@ pytestmark = pytest.mark.peers
 US = "1.2.840.10008.5.1.4.1.1.6.1"
 
 
-_GAP_S = 0.8  # the kills take ten seconds and more: images have to keep coming that long
-
-
 class Sender(threading.Thread):
-    """Sends images one after the other, opening a new association whenever one breaks."""
+    """Sends one image after the other until it is told that it is enough; a broken association is renewed."""
 
     def __init__(self, node, images):
         super().__init__()
         self._node, self._images = node, images
         self.acknowledged = set()
+        self.begun = set()
+        self.enough = threading.Event()
 
     def run(self):
         for ds in self._images:
-            time.sleep(_GAP_S)
+            if self.enough.wait(0.2):
+                return
+            self.begun.add(ds.SOPInstanceUID)
             deadline = time.monotonic() + 60
             while ds.SOPInstanceUID not in self.acknowledged and time.monotonic() < deadline:
                 self._try(ds)
@@ -56,6 +57,8 @@ class Sender(threading.Thread):
                 association.release()
 
 
+# The sender is in this process, and pynetdicom drops the socket of a refused connection without closing it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("victim", ["receiver", "worker", "courier", "everything"])
 def test_acknowledged_images_survive(orthanc, tmp_path, free_port, victim):
     pacs = orthanc()
@@ -68,7 +71,7 @@ def test_acknowledged_images_survive(orthanc, tmp_path, free_port, victim):
     )
     images = [
         pydicom.dcmread(write(breast_still(seed=n, instance_number=n), tmp_path / f"{n}.dcm"))
-        for n in range(12)
+        for n in range(200)
     ]
     node = Node(tmp_path / "node", config)
     node.fixed_port = free_port
@@ -86,13 +89,13 @@ def test_acknowledged_images_survive(orthanc, tmp_path, free_port, victim):
                 node.kill_role(victim)
                 node.wait(lambda n=before: len(node.events("ready", role=victim)) > n, f"{victim} is back")
         assert sender.is_alive()  # so the kills came while images did
+        sender.enough.set()
         sender.join(120)
         assert not sender.is_alive()
-        # An image whose answer was lost in the crash may be known without having been acknowledged.
-        lines = node.wait_for_stage(len(images), "confirmed", timeout_s=120)
+        lines = node.wait_for_stage(len(sender.begun), "confirmed", timeout_s=120)
         assert node.stop() == 0
     known = {line["sop_instance_uid"] for line in lines}
-    assert sender.acknowledged == {ds.SOPInstanceUID for ds in images} == known
+    assert sender.acknowledged == sender.begun == known
     results = [result["sop_instance_uid"] for line in lines for result in line["results"]]
-    assert len(results) == len(images)
+    assert len(results) == len(sender.begun)
     assert sorted(pacs.sop_instance_uids()) == sorted(results)
