@@ -151,7 +151,7 @@ def element_value(ds: Dataset, keyword: str) -> object:
     tag = tag_for_keyword(keyword)
     if tag is None or tag not in ds or is_stepped_over(ds, BaseTag(tag)):
         return None
-    as_read = ds.get_item(tag)
+    as_read = ds.get_item(tag, keep_deferred=True)
     try:
         with pydicom_quiet():
             value: object = ds[tag].value
@@ -166,7 +166,7 @@ def element_value(ds: Dataset, keyword: str) -> object:
 
 def is_stepped_over(ds: Dataset, tag: BaseTag) -> bool:
     """Was the value left in the file because no attribute we use is so large?"""
-    element = ds.get_item(tag)
+    element = ds.get_item(tag, keep_deferred=True)
     return isinstance(element, RawDataElement) and element.value is None and element.length > 0
 
 

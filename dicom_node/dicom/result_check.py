@@ -139,7 +139,9 @@ def _same_patient(ds: Dataset, source: Dataset) -> list[str]:
     if texts(ds, "SpecificCharacterSet") != texts(source, "SpecificCharacterSet"):
         problems.append("the character set differs from the source")
     for tag in (*patient, *_SAME_AS_SOURCE):
-        if isinstance(source.get_item(tag), RawDataElement) and not is_stepped_over(source, tag):
+        if isinstance(source.get_item(tag, keep_deferred=True), RawDataElement) and not is_stepped_over(
+            source, tag
+        ):
             wanted, found = raw_bytes(source, tag), raw_bytes(ds, tag)
             if wanted != found and not _is_binary_or_sequence(ds, tag):
                 problems.append(f"{tag} differs from the source")
@@ -148,7 +150,7 @@ def _same_patient(ds: Dataset, source: Dataset) -> list[str]:
 
 def _is_binary_or_sequence(ds: Dataset, tag: BaseTag) -> bool:
     """Numbers may have changed byte order and sequences their encoding; both are copied, not compared."""
-    element = ds.get_item(tag) if tag in ds else None
+    element = ds.get_item(tag, keep_deferred=True) if tag in ds else None
     return element is not None and element.VR in ("SQ", "US", "UL", "SS", "SL", "FD", "FL", "OB", "OW", "UN")
 
 
@@ -190,7 +192,7 @@ def _strings(ds: Dataset) -> list[str]:
 
 def _pixels(ds: Dataset) -> list[str]:
     rows, columns = whole_number(ds, "Rows") or 0, whole_number(ds, "Columns") or 0
-    element = ds.get_item(BaseTag(0x7FE00010)) if "PixelData" in ds else None
+    element = ds.get_item(BaseTag(0x7FE00010), keep_deferred=True) if "PixelData" in ds else None
     size = len(element.value or b"") if element is not None else 0
     needed = rows * columns * 3
     return [] if size == needed + needed % 2 else [f"PixelData has {size} bytes, wanted {needed}"]

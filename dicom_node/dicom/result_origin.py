@@ -104,7 +104,7 @@ def _scanner_item(source: Dataset) -> Dataset:
 
 
 def _fits_lo(source: Dataset, tag: BaseTag) -> bool:
-    element = source.get_item(tag)
+    element = source.get_item(tag, keep_deferred=True)
     value = element.value if element is not None else None
     return isinstance(value, bytes) and all(len(part) <= LO_LENGTH for part in value.split(b"\\"))
 

@@ -34,7 +34,7 @@ def copy_verbatim(source: Dataset, target: Dataset, tags: Iterable[BaseTag]) -> 
     for tag in tags:
         if tag not in source or tag.is_private or is_stepped_over(source, tag):
             continue
-        element = source.get_item(tag)
+        element = source.get_item(tag, keep_deferred=True)
         vr = _vr_of(tag, element.VR if element is not None else None)
         if vr == "SQ":
             copied = [_copied_item(item) for item in items(source, keyword_for_tag(tag))]
@@ -70,7 +70,7 @@ def keep_as_written(ds: Dataset) -> None:
 
 def raw_bytes(ds: Dataset, tag: BaseTag) -> bytes | None:
     """The value as it stands in the file, without padding; None if absent or not raw."""
-    element = ds.get_item(tag) if tag in ds else None
+    element = ds.get_item(tag, keep_deferred=True) if tag in ds else None
     if not isinstance(element, RawDataElement):
         return None
     return (element.value or b"").rstrip(b" \0")
@@ -88,7 +88,7 @@ def _copied_item(item: Dataset) -> Dataset:
 
 
 def _has_value(ds: Dataset, tag: BaseTag) -> bool:
-    element = ds.get_item(tag)
+    element = ds.get_item(tag, keep_deferred=True)
     return not isinstance(element, RawDataElement) or bool((element.value or b"").strip(b" \0"))
 
 
