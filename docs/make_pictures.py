@@ -21,7 +21,7 @@ def main() -> None:
     subprocess.run([EMODE, "demo", "--folder", demo], check=True)
     PICTURES.mkdir(parents=True, exist_ok=True)
     sheet = Image.open(demo / "contact-sheet.png")
-    sheet.quantize(256).save(PICTURES / "contact-sheet.png", optimize=True)
+    sheet.convert("RGB").save(PICTURES / "contact-sheet.jpg", quality=88)
     first = min((demo / "data" / "result").rglob("*.dcm"), key=lambda path: dcmread(path).InstanceNumber)
     Image.fromarray(dcmread(first).pixel_array).save(PICTURES / "result.png", optimize=True)
     told = subprocess.run(

@@ -11,7 +11,7 @@ import pytest
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
-from dicom_node.network.library import is_tested_version
+from dicom_node.network.adapter import is_tested_version
 from dicom_node.network.reactor import Checkpoint, steady_reactor
 
 _PREEMPTED_S = 0.05
@@ -91,4 +91,4 @@ def test_pynetdicom_still_needs_it(port: int) -> None:
 
 
 def test_the_adapters_were_checked_against_the_installed_pynetdicom() -> None:
-    assert is_tested_version(), "check network/library.py and network/reactor.py, then add the version there"
+    assert is_tested_version(), "check network/adapter.py and network/reactor.py, then add the version there"

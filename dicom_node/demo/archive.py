@@ -21,7 +21,7 @@ from dicom_node.core.errors import DestinationUnreachable, QueryRefused
 from dicom_node.demo.builtin import BuiltinArchive, stored_path
 from dicom_node.demo.child import Child, ProgramNotStarted, free_ports, is_listening
 from dicom_node.demo.orthanc import Modality, OrthancServer, OrthancSettings, find_orthanc, orthanc_version
-from dicom_node.network.library import send_at_once
+from dicom_node.network.adapter import send_at_once
 from dicom_node.network.reactor import steady_reactor
 
 log = logging.getLogger(__name__)

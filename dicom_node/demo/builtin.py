@@ -25,7 +25,7 @@ from dicom_node.dicom.services import (
     ULTRASOUND_CLASSES,
     transfer_syntaxes_in,
 )
-from dicom_node.network.library import send_at_once
+from dicom_node.network.adapter import send_at_once
 
 log = logging.getLogger(__name__)
 

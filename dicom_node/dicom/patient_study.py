@@ -58,7 +58,7 @@ _IMAGE = tags_of(
         "AcquisitionDateTime",
     ]
 )
-_TYPE_2 = [
+PATIENT_AND_STUDY_TYPE_2 = [
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -69,6 +69,7 @@ _TYPE_2 = [
     "ReferringPhysicianName",
     "StudyID",
 ]
+"""Keywords that have to be there, if empty (PS3.3 C.7.1.1, C.7.2.1)."""
 _TRIAL_SERIES = (0x00120071, 0x00120072, 0x00120073)
 
 
@@ -81,6 +82,6 @@ def copy_patient_and_study(source: Dataset, ds: Dataset) -> None:
     tags = [BaseTag(tag) for tag in source.keys()]  # noqa: SIM118 - a data set iterates elements
     copy_verbatim(source, ds, [tag for tag in tags if tag.group in groups and tag not in _TRIAL_SERIES])
     copy_verbatim(source, ds, (*_STUDY, *_IMAGE))
-    for keyword in _TYPE_2:
+    for keyword in PATIENT_AND_STUDY_TYPE_2:
         if keyword not in ds:
             setattr(ds, keyword, None)

@@ -10,6 +10,7 @@ from dicom_node.core.errors import ResultInvalid
 from dicom_node.core.identity import is_uid
 from dicom_node.core.safety import begins_synthetic
 from dicom_node.dicom.header import RESULT_IMAGE_TYPE, is_stepped_over, items, text, texts, whole_number
+from dicom_node.dicom.patient_study import PATIENT_AND_STUDY_TYPE_2
 from dicom_node.dicom.services import SECONDARY_CAPTURE
 from dicom_node.dicom.verbatim import raw_bytes, tags_of
 
@@ -44,18 +45,7 @@ _TYPE_1 = [
     "DeviceSerialNumber",
     "SoftwareVersions",
 ]
-_TYPE_2 = [
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "StudyID",
-    "PatientOrientation",
-]
+_TYPE_2 = [*PATIENT_AND_STUDY_TYPE_2, "PatientOrientation"]
 _SAME_AS_SOURCE = tags_of(
     [
         "StudyInstanceUID",

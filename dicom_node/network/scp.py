@@ -18,7 +18,7 @@ from pynetdicom.sop_class import Verification
 from dicom_node.core.errors import NodeError
 from dicom_node.core.image import Arrival
 from dicom_node.dicom.services import RETURNED_CLASSES, ULTRASOUND_CLASSES, UNCOMPRESSED, transfer_syntaxes_in
-from dicom_node.network.library import (
+from dicom_node.network.adapter import (
     application_entity,
     drop_partial,
     limit_silence,

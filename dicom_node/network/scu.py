@@ -34,7 +34,7 @@ from dicom_node.dicom.services import (
     status_kind,
     status_text,
 )
-from dicom_node.network.library import (
+from dicom_node.network.adapter import (
     application_entity,
     close_socket,
     limit_silence,

@@ -125,17 +125,7 @@ def make_results(
             continue
         started = time.monotonic()
         picture = draw(pane, elastogram, model, appearance)
-        dataset = build_result(
-            source,
-            image,
-            pane,
-            picture,
-            identity,
-            model.facts,
-            appearance.equipment,
-            appearance.results,
-            created_at,
-        )
+        dataset = _build(source, image, pane, picture, model, appearance, created_at)
         ensure_valid_result(dataset, source)
         yield Made(pane, identity, elastogram, picture, dataset, time.monotonic() - started)
 
@@ -143,6 +133,28 @@ def make_results(
 def draw(pane: Pane, elastogram: Elastogram, model: Model, appearance: Appearance) -> Picture:
     """The labelled picture of one pane, as results show it."""
     return compose(pane.grey, elastogram.colour, model.colours, appearance.label, _footer(model.facts))
+
+
+def _build(
+    source: Dataset,
+    image: SourceImage,
+    pane: Pane,
+    picture: Picture,
+    model: Model,
+    appearance: Appearance,
+    created_at: datetime,
+) -> Dataset:
+    return build_result(
+        source,
+        image,
+        pane,
+        picture,
+        identify(image, pane, model, appearance),
+        model.facts,
+        appearance.equipment,
+        appearance.results,
+        created_at,
+    )
 
 
 def _footer(facts: BundleFacts) -> str:
@@ -164,18 +176,7 @@ def warm_up(model: Model, appearance: Appearance) -> None:
     image = SourceImage(header, None, 1, (pane,))
     (elastogram,) = model.predictor.predict([pane.grey])
     picture = draw(pane, elastogram, model, appearance)
-    identity = identify(image, pane, model, appearance)
     source = Dataset()
     source.file_meta = FileMetaDataset()
     source.file_meta.TransferSyntaxUID = UID(header.transfer_syntax_uid)
-    build_result(
-        source,
-        image,
-        pane,
-        picture,
-        identity,
-        model.facts,
-        appearance.equipment,
-        appearance.results,
-        datetime.now(UTC),
-    )
+    _build(source, image, pane, picture, model, appearance, datetime.now(UTC))
