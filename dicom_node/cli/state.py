@@ -54,18 +54,23 @@ def status(
     with _opened(settings) as database, database.read() as conn:
         counts = overview.counts(conn)
         lines = overview.image_lines(conn, study=study, limit=limit)
+        lanes = unfinished_lanes(conn)
     from dicom_node.node import layout_of
 
     layout = layout_of(settings)
     roles = {role.value: is_held(layout.lock(role)) for role in Role}
+    known = set(settings.destinations)
+    forsaken = sorted({lane for kind, lane in lanes if kind is not JobKind.INFER} - known)
     if json_:
-        show_json({"processes": roles, "counts": counts, "images": lines})
+        show_json({"processes": roles, "counts": counts, "not_configured": forsaken, "images": lines})
         return
     out.print(
         "  ".join(
             f"{role} {'[green]running[/]' if up else '[red]NOT RUNNING[/]'}" for role, up in roles.items()
         )
     )
+    for name in forsaken:
+        out.print(f"[red]destination {name} is no longer configured and has unfinished deliveries[/]")
     for what, states in counts.items():
         text = ", ".join(f"{count} {state}" for state, count in states.items())
         out.print(f"{what}: {text or ('none unfinished' if what == 'jobs' else 'none')}")

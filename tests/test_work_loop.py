@@ -1,0 +1,171 @@
+"""The work loop on a real queue: what handlers do wrong, a busy database, a batch that hangs."""
+
+import sqlite3
+import threading
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from dicom_node.core.errors import DestinationBusy, DestinationRefused
+from dicom_node.core.image import Arrival, ImageHeader
+from dicom_node.core.job import JobKind, JobState, RetryPolicy
+from dicom_node.store.database import open_database
+from dicom_node.store.images import record_arrival
+from dicom_node.store.jobs import NewJob, cancel, claim, enqueue
+from dicom_node.store.overview import job_history
+from dicom_node.store.process import Bells
+from dicom_node.work.loop import Lane, Outcome, WorkLoop
+
+
+def now():
+    return datetime.now(UTC)
+
+
+class Bench:
+    """A loop in a thread, with a handler of the test's choice."""
+
+    def __init__(self, folder):
+        self.path = folder / "state.sqlite"
+        self.database = open_database(self.path, now(), busy_timeout_s=0.3)
+        self.bells = Bells(folder)
+        self.stop, self.hung = threading.Event(), threading.Event()
+        header = ImageHeader("1.2.840.10008.5.1.4.1.1.6.1", "1.2.3", "1.2", "1.2.1", "1.2.840.10008.1.2.1")
+        with self.database.write() as conn:
+            self.receipt = record_arrival(
+                conn,
+                header,
+                Arrival("PACS", "EMODE", "127.0.0.1"),
+                route="breast",
+                digest="d" * 64,
+                size_bytes=1,
+                skip=None,
+                now=now(),
+            )
+
+    def add(self, max_attempts=3):
+        image = self.receipt
+        job = NewJob(JobKind.INFER, "images", 20, image.study_id, image.image_id, max_attempts=max_attempts)
+        with self.database.write() as conn:
+            return enqueue(conn, job, now())
+
+    def run(self, handler, time_limit_s=30.0):
+        policy = RetryPolicy(first_delay_s=0.01, factor=1.0)
+        lane = Lane(JobKind.INFER, "images", batch=8, policy=policy, time_limit_s=time_limit_s)
+        loop = WorkLoop(
+            lane,
+            self.database,
+            self.bells,
+            handler,
+            owner="test:1",
+            clock=now,
+            on_hang=lambda claimed: self.hung.set(),
+        )
+        self.thread = threading.Thread(target=loop.run, args=(self.stop,))
+        self.thread.start()
+
+    def history(self, job):
+        with self.database.read() as conn:
+            return job_history(conn, job)
+
+    def wait(self, there, timeout_s=15.0):
+        deadline = time.monotonic() + timeout_s
+        while not there():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def close(self):
+        self.stop.set()
+        self.bells.ring(JobKind.INFER, "images")
+        self.thread.join(15)
+        assert not self.thread.is_alive()
+        self.database.close()
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def test_temporary_failures_use_up_the_attempts_and_permanent_ones_end_at_once(bench):
+    busy, refused = bench.add(max_attempts=2), bench.add()
+    errors = {busy: DestinationBusy("x"), refused: DestinationRefused("y")}
+    bench.run(lambda claimed: [Outcome(job, error=errors[job.id]) for job in claimed])
+    for job in (busy, refused):
+        bench.wait(lambda job=job: bench.history(job)[0].state == JobState.FAILED)
+    assert [bench.history(job)[0].attempts for job in (busy, refused)] == [2, 1]
+    assert bench.history(refused)[0].error_code == "destination-refused"
+
+
+def test_a_handler_that_breaks_three_times_in_a_row_asks_for_a_fresh_process(bench):
+    job = bench.add(max_attempts=10)
+
+    def broken(claimed):
+        raise ValueError("DOE^JANE")
+
+    bench.run(broken)
+    bench.wait(bench.hung.is_set)
+    line, _ = bench.history(job)
+    assert line.error_code == "unexpected-failure"
+    assert "DOE" not in line.error_text
+
+
+def test_a_disk_in_trouble_costs_no_attempt(bench):
+    job = bench.add(max_attempts=1)
+
+    def full(claimed):
+        raise OSError(28, "No space left on device")
+
+    bench.run(full)
+    bench.wait(lambda: bench.history(job)[0].error_code == "node-in-trouble")
+    line, _ = bench.history(job)
+    assert (line.state, line.attempts) == (JobState.WAITING, 0)
+
+
+def test_a_batch_that_hangs_is_noticed_although_the_database_is_locked(bench):
+    bench.add()
+    go_on = threading.Event()
+
+    def hang(claimed):
+        go_on.wait(20)
+        return []
+
+    bench.run(hang, time_limit_s=1.5)
+    bench.wait(lambda: bench.history(1)[0].state == JobState.RUNNING)
+    holder = sqlite3.connect(bench.path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    try:
+        bench.wait(bench.hung.is_set)
+    finally:
+        holder.close()
+        go_on.set()
+
+
+def test_a_database_that_is_locked_at_the_start_delays_the_lane_and_does_not_kill_it(bench):
+    job = bench.add()
+    with bench.database.write() as conn:  # as an earlier process left it
+        claim(conn, JobKind.INFER, "images", limit=1, owner="gone", lease_s=999, now=now())
+    holder = sqlite3.connect(bench.path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    bench.run(lambda claimed: [Outcome(job) for job in claimed])
+    time.sleep(1.0)
+    holder.close()
+    bench.wait(lambda: bench.history(job)[0].state == JobState.DONE)
+    assert [event.event for event in bench.history(job)[1]] == ["claim", "expire", "claim", "finish"]
+
+
+def test_a_job_cancelled_while_it_runs_has_no_effect(bench):
+    job = bench.add()
+    effects = []
+
+    def slow(claimed):
+        with bench.database.write() as conn:
+            cancel(conn, job, now(), "operator x")
+        return [Outcome(claimed[0], effect=lambda conn, at: effects.append(at))]
+
+    bench.run(slow)
+    bench.wait(lambda: bench.history(job)[0].state == JobState.CANCELLED)
+    time.sleep(0.2)
+    assert effects == []
