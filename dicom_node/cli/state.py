@@ -30,6 +30,7 @@ from dicom_node.core.errors import NodeError
 from dicom_node.core.job import JobKind, JobState
 from dicom_node.store import overview
 from dicom_node.store.database import Database, open_existing_database
+from dicom_node.store.jobs import unfinished_lanes
 from dicom_node.store.operator import cancel_job, retry_job
 from dicom_node.store.process import Bells, is_held
 from dicom_node.supervise import Role
