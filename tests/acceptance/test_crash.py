@@ -57,8 +57,6 @@ class Sender(threading.Thread):
                 association.release()
 
 
-# The sender is in this process, and pynetdicom drops the socket of a refused connection without closing it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("victim", ["receiver", "worker", "courier", "everything"])
 def test_acknowledged_images_survive(orthanc, tmp_path, free_port, victim):
     pacs = orthanc()
