@@ -61,7 +61,6 @@ def send(
     json_: JsonOption = False,
 ) -> None:
     """C-STORE files to any receiver, each in the transfer syntax it has."""
-    from dicom_node.dicom.header import read_header
     from dicom_node.network.scu import Outgoing, RemoteAE
     from dicom_node.network.scu import send as c_store
 
@@ -77,13 +76,9 @@ def send(
     unreadable: list[tuple[Path, str]] = []
     for path in part10_files(files):
         try:
-            header = read_header(path)
+            items.append(Outgoing.of(path))
         except NodeError as error:
             unreadable.append((path, str(error)))
-            continue
-        items.append(
-            Outgoing(path, header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid)
-        )
     if not items and not unreadable:
         leave("no DICOM file among these", EXIT_UNREACHABLE)
     sent = list(c_store(remote, items)) if items else []

@@ -25,7 +25,6 @@ from dicom_node.demo.archive import ARCHIVE_AET, RunningArchive, start_archive
 from dicom_node.demo.child import Child, free_ports
 from dicom_node.demo.sheet import SheetRow, contact_sheet
 from dicom_node.demo.study import DemoImage, read_study, write_demo_study
-from dicom_node.dicom.header import read_header
 from dicom_node.dicom.reading import read_image
 from dicom_node.dicom.skip import Skip
 from dicom_node.network.scu import Outgoing, RemoteAE, Sent, send
@@ -132,12 +131,7 @@ def _start_node(config_file: Path, log: Path) -> Child:
 def _send(images: Sequence[DemoImage], port: int, progress: Progress) -> list[Sent]:
     """Send like a scanner would: one association, one C-STORE after the other."""
     remote = RemoteAE("node", "EMODE", "127.0.0.1", port, _SCANNER, 10.0, 60.0)
-    items = []
-    for image in images:
-        header = read_header(image.path)
-        items.append(
-            Outgoing(image.path, header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid)
-        )
+    items = [Outgoing.of(image.path) for image in images]
     bar = progress.add_task("C-STORE to the node", total=len(items))
     sent = []
     for one in send(remote, items):

@@ -27,6 +27,7 @@ from dicom_node.core.errors import (
     NodeError,
     NoPresentationContext,
 )
+from dicom_node.dicom.header import read_header
 from dicom_node.dicom.services import (
     TRANSFER_SYNTAXES_OUT,
     UNCOMPRESSED,
@@ -71,6 +72,12 @@ class Outgoing:
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+
+    @classmethod
+    def of(cls, path: Path) -> Outgoing:
+        """Read what a file is; raises as `header.read_header` does."""
+        header = read_header(path)
+        return cls(path, header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, update
 
-from dicom_node.core.errors import IllegalTransition, NoSuchJob, StaleLease
+from dicom_node.core.errors import AttemptsExhausted, IllegalTransition, NoSuchJob, StaleLease
 from dicom_node.core.job import JobEvent, JobKind, JobState, next_state, states_before
 from dicom_node.store.schema import job_events, jobs
 
@@ -201,7 +201,7 @@ def expire(
     for row in conn.execute(query).all():
         last = row.attempts >= row.max_attempts
         values: dict[str, Any] = {
-            "error_code": "attempts-exhausted" if last else "worker-gone",
+            "error_code": AttemptsExhausted().code if last else "worker-gone",
             "error_text": f"attempt {row.attempts} of {row.max_attempts} never reported an end",
         }
         values |= {"ended_at": now} if last else {"not_before": None}

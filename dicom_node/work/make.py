@@ -125,7 +125,7 @@ def make_results(
             continue
         started = time.monotonic()
         picture = draw(pane, elastogram, model, appearance)
-        dataset = _build(source, image, pane, picture, model, appearance, created_at)
+        dataset = _build(source, image, pane, picture, identity, model, appearance, created_at)
         ensure_valid_result(dataset, source)
         yield Made(pane, identity, elastogram, picture, dataset, time.monotonic() - started)
 
@@ -140,6 +140,7 @@ def _build(
     image: SourceImage,
     pane: Pane,
     picture: Picture,
+    identity: ResultIdentity,
     model: Model,
     appearance: Appearance,
     created_at: datetime,
@@ -149,7 +150,7 @@ def _build(
         image,
         pane,
         picture,
-        identify(image, pane, model, appearance),
+        identity,
         model.facts,
         appearance.equipment,
         appearance.results,
@@ -179,4 +180,5 @@ def warm_up(model: Model, appearance: Appearance) -> None:
     source = Dataset()
     source.file_meta = FileMetaDataset()
     source.file_meta.TransferSyntaxUID = UID(header.transfer_syntax_uid)
-    _build(source, image, pane, picture, model, appearance, datetime.now(UTC))
+    identity = identify(image, pane, model, appearance)
+    _build(source, image, pane, picture, identity, model, appearance, datetime.now(UTC))
