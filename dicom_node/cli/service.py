@@ -137,9 +137,7 @@ def demo(
         Path | None,
         typer.Option(help="Send these DICOM files instead of the simulated study.", file_okay=False),
     ] = None,
-    folder: Annotated[Path, typer.Option(help="Where to work; emptied first.", file_okay=False)] = Path(
-        "demo"
-    ),
+    folder: Annotated[Path, typer.Option(help="Work here; emptied first.", file_okay=False)] = DEMO_FOLDER,
     json_: JsonOption = False,
 ) -> None:
     """Send a study through a real node into a real archive on this machine, and show what became of it."""
