@@ -236,7 +236,8 @@ def run_role(role: Role, config: Config, *, supervised: bool) -> None:
 
 
 def _receive(base: _Base) -> None:
-    from dicom_node.network.scp import AllowedPeer, ScpSettings, Spooled, StoreScp
+    from dicom_node.network.admission import Admission, AllowedPeer
+    from dicom_node.network.scp import ScpSettings, Spooled, StoreScp
     from dicom_node.work.receive import ReceiveLimits, Reception
 
     config = base.config
@@ -265,11 +266,14 @@ def _receive(base: _Base) -> None:
     settings = ScpSettings(
         host=config.listen.host,
         port=config.listen.port,
-        called_ae_titles=frozenset(route.called_ae_title for route in routes),
-        peers=tuple(
-            AllowedPeer(peer.ae_title, tuple(ip_network(a) for a in peer.addresses)) for peer in config.peers
+        admission=Admission(
+            called_ae_titles=frozenset(route.called_ae_title for route in routes),
+            peers=tuple(
+                AllowedPeer(peer.ae_title, tuple(ip_network(a) for a in peer.addresses))
+                for peer in config.peers
+            ),
+            accept_unknown_peers=config.accept_unknown_peers,
         ),
-        accept_unknown_peers=config.accept_unknown_peers,
         max_associations=config.listen.max_associations,
         max_pdu_bytes=config.listen.max_pdu_bytes,
         idle_timeout_s=config.listen.idle_timeout_s,

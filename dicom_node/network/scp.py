@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -26,25 +25,14 @@ from dicom_node.network.adapter import (
     serve_storage_of,
     spool_to,
 )
+from dicom_node.network.admission import Admission
 from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
 
-# PS3.8 9.3.4: rejected permanent (1) by the service user (1).
-_CALLING_NOT_RECOGNISED = (0x01, 0x01, 0x03)
-_CALLED_NOT_RECOGNISED = (0x01, 0x01, 0x07)
-
 _SUCCESS = 0x0000
 _CANNOT_UNDERSTAND = 0xC000
 _OUT_OF_RESOURCES = 0xA700
-
-
-@dataclass(frozen=True, slots=True)
-class AllowedPeer:
-    """A calling AE title and the networks it may call from."""
-
-    ae_title: str
-    networks: tuple[IPv4Network | IPv6Network, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +41,7 @@ class ScpSettings:
 
     host: str
     port: int
-    called_ae_titles: frozenset[str]
-    peers: tuple[AllowedPeer, ...]
-    accept_unknown_peers: bool
+    admission: Admission
     max_associations: int
     max_pdu_bytes: int
     idle_timeout_s: float
@@ -84,7 +70,7 @@ class StoreScp:
         self._take = take
         self._counts: WeakKeyDictionary[Association, int] = WeakKeyDictionary()
         self._counts_lock = threading.Lock()
-        self._ae = application_entity(min(settings.called_ae_titles))
+        self._ae = application_entity(min(settings.admission.called_ae_titles))
         self._ae.maximum_associations = settings.max_associations
         self._ae.maximum_pdu_size = settings.max_pdu_bytes
         self._ae.network_timeout = settings.idle_timeout_s
@@ -106,8 +92,8 @@ class StoreScp:
                 (evt.EVT_CONN_OPEN, send_at_once),
                 (evt.EVT_CONN_OPEN, limit_silence, [self._settings.idle_timeout_s]),
                 (evt.EVT_CONN_CLOSE, lambda event: drop_partial(event.assoc)),
-                (evt.EVT_REQUESTED, self._admit),
-                (evt.EVT_REJECTED, self._full),
+                (evt.EVT_REQUESTED, self._settings.admission.admit),
+                (evt.EVT_REJECTED, self._settings.admission.report_full),
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_RELEASED, self._ended, ["association released"]),
                 (evt.EVT_ABORTED, self._ended, ["association aborted"]),
@@ -124,68 +110,6 @@ class StoreScp:
         while self._ae.active_associations and time.monotonic() < deadline:
             time.sleep(0.05)
         self._ae.shutdown()
-
-    def _admit(self, event: evt.Event) -> None:
-        """EVT_REQUESTED: reject whoever is not on the list, with the standard's reason."""
-        try:
-            self._judge(event)
-        except Exception as error:  # noqa: BLE001
-            # pynetdicom would swallow it and accept: a gate that fails must stay shut.
-            log.error(
-                "admission failed",
-                extra={"action": "admission-failed", "code": type(error).__name__, "where": where(error)},
-            )
-            _reject(event, _CALLING_NOT_RECOGNISED)
-
-    def _judge(self, event: evt.Event) -> None:
-        request = event.assoc.requestor.primitive
-        arrival = Arrival(
-            calling_ae_title=request.calling_ae_title.strip(),
-            called_ae_title=request.called_ae_title.strip(),
-            address=event.assoc.requestor.address,
-        )
-        refusal = self._refusal(arrival)
-        fields = {
-            "peer": arrival.calling_ae_title,
-            "called": arrival.called_ae_title,
-            "address": arrival.address,
-        }
-        if refusal is None:
-            log.info("association requested", extra={"action": "association-requested", **fields})
-            return
-        reason, words = refusal
-        log.warning(
-            "association rejected", extra={"action": "association-rejected", "status": words, **fields}
-        )
-        _reject(event, reason)
-
-    def _refusal(self, arrival: Arrival) -> tuple[tuple[int, int, int], str] | None:
-        """The standard's reason, which tells a stranger nothing more, and ours for the log."""
-        if arrival.called_ae_title not in self._settings.called_ae_titles:
-            return _CALLED_NOT_RECOGNISED, "called AE title not recognised"
-        if self._settings.accept_unknown_peers:
-            return None
-        titled = [peer for peer in self._settings.peers if peer.ae_title == arrival.calling_ae_title]
-        if not titled:
-            return _CALLING_NOT_RECOGNISED, "calling AE title not recognised"
-        address = ip_address(arrival.address)
-        # A dual-stack socket shows IPv4 callers as ::ffff:10.1.2.3.
-        address = getattr(address, "ipv4_mapped", None) or address
-        if not any(address in network for peer in titled for network in peer.networks):
-            return _CALLING_NOT_RECOGNISED, "address not listed for this AE title"
-        return None
-
-    def _full(self, event: evt.Event) -> None:
-        """EVT_REJECTED: pynetdicom itself rejects only for the number of associations."""
-        log.warning(
-            "association rejected",
-            extra={
-                "action": "association-rejected",
-                "status": "too many associations at once",
-                "peer": event.assoc.requestor.ae_title.strip(),
-                "address": event.assoc.requestor.address,
-            },
-        )
 
     def _store(self, event: evt.Event) -> int:
         """EVT_C_STORE: one object in, one status out."""
@@ -256,8 +180,3 @@ class StoreScp:
                 "count": count,
             },
         )
-
-
-def _reject(event: evt.Event, reason: tuple[int, int, int]) -> None:
-    event.assoc.acse.send_reject(*reason)
-    event.assoc.kill()

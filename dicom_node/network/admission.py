@@ -1,0 +1,102 @@
+"""Who may associate: titles, addresses, and the standard's reason for everybody else."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from pynetdicom import evt
+
+from dicom_node.core.image import Arrival
+from dicom_node.telemetry.log import where
+
+log = logging.getLogger(__name__)
+
+# PS3.8 9.3.4: rejected permanent (1) by the service user (1).
+_CALLING_NOT_RECOGNISED = (0x01, 0x01, 0x03)
+_CALLED_NOT_RECOGNISED = (0x01, 0x01, 0x07)
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedPeer:
+    """A calling AE title and the networks it may call from."""
+
+    ae_title: str
+    networks: tuple[IPv4Network | IPv6Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The closed list, and the handlers that hold everybody to it."""
+
+    called_ae_titles: frozenset[str]
+    peers: tuple[AllowedPeer, ...]
+    accept_unknown_peers: bool
+
+    def admit(self, event: evt.Event) -> None:
+        """EVT_REQUESTED: reject whoever is not on the list, with the standard's reason."""
+        try:
+            self._judge(event)
+        except Exception as error:  # noqa: BLE001
+            # pynetdicom would swallow it and accept: a gate that fails must stay shut.
+            log.error(
+                "admission failed",
+                extra={"action": "admission-failed", "code": type(error).__name__, "where": where(error)},
+            )
+            _reject(event, _CALLING_NOT_RECOGNISED)
+
+    def _judge(self, event: evt.Event) -> None:
+        request = event.assoc.requestor.primitive
+        arrival = Arrival(
+            calling_ae_title=request.calling_ae_title.strip(),
+            called_ae_title=request.called_ae_title.strip(),
+            address=event.assoc.requestor.address,
+        )
+        refusal = self._refusal(arrival)
+        fields = {
+            "peer": arrival.calling_ae_title,
+            "called": arrival.called_ae_title,
+            "address": arrival.address,
+        }
+        if refusal is None:
+            log.info("association requested", extra={"action": "association-requested", **fields})
+            return
+        reason, words = refusal
+        log.warning(
+            "association rejected", extra={"action": "association-rejected", "status": words, **fields}
+        )
+        _reject(event, reason)
+
+    def _refusal(self, arrival: Arrival) -> tuple[tuple[int, int, int], str] | None:
+        """The standard's reason, which tells a stranger nothing more, and ours for the log."""
+        if arrival.called_ae_title not in self.called_ae_titles:
+            return _CALLED_NOT_RECOGNISED, "called AE title not recognised"
+        if self.accept_unknown_peers:
+            return None
+        titled = [peer for peer in self.peers if peer.ae_title == arrival.calling_ae_title]
+        if not titled:
+            return _CALLING_NOT_RECOGNISED, "calling AE title not recognised"
+        address = ip_address(arrival.address)
+        # A dual-stack socket shows IPv4 callers as ::ffff:10.1.2.3.
+        address = getattr(address, "ipv4_mapped", None) or address
+        if not any(address in network for peer in titled for network in peer.networks):
+            return _CALLING_NOT_RECOGNISED, "address not listed for this AE title"
+        return None
+
+    def report_full(self, event: evt.Event) -> None:
+        """EVT_REJECTED: pynetdicom itself rejects only for the number of associations."""
+        log.warning(
+            "association rejected",
+            extra={
+                "action": "association-rejected",
+                "status": "too many associations at once",
+                "peer": event.assoc.requestor.ae_title.strip(),
+                "address": event.assoc.requestor.address,
+            },
+        )
+
+
+def _reject(event: evt.Event, reason: tuple[int, int, int]) -> None:
+    event.assoc.acse.send_reject(*reason)
+    event.assoc.kill()
