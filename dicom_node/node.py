@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dicom_node.config import DEFAULT_BUNDLE_NAME, Config
+from dicom_node.core import faults
 from dicom_node.core.errors import BundleUnusable, ListenFailed, PredictionFailed
 from dicom_node.core.job import JobKind, RetryPolicy
 from dicom_node.core.rules import PRIORITIES, DeliverWhen, Match, Route
@@ -224,12 +225,16 @@ def run_role(role: Role, config: Config, *, supervised: bool) -> None:
     os.umask(0o077)
     layout = layout_of(config)
     layout.create()
+    if faults.is_armed():
+        log.warning("fault points are armed; this is a test", extra={"action": "faults-armed", "role": role})
     with ExitStack() as stack:
         stack.enter_context(sole_holder(layout.lock(role), role))
+        faults.step("role.locked")
         # Every association of the receiver may write at once; the other roles have a thread for each lane.
         connections = config.listen.max_associations if role is Role.RECEIVER else 10
         database = open_database(layout.database, now(), connections=connections)
         stack.callback(database.close)
+        faults.step("role.opened")
         base = _Base(config, layout, database, Bells(layout.bells), stop)
         {Role.RECEIVER: _receive, Role.WORKER: _infer, Role.COURIER: _carry}[role](base)
     log.info("process ends", extra={"action": "role-end", "role": role.value})

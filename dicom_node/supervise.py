@@ -16,6 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from dicom_node.core import faults
+
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.5
@@ -77,18 +79,20 @@ class Supervisor:
         began = time.monotonic()
         while not self._stop.is_set():
             started = time.monotonic()
+            status, came_up = None, False
             try:
-                status = self._run_once(role)
+                status, came_up = self._run_once(role)
             except OSError as error:  # no process or memory to be had now
                 log.error("process not started", extra={"action": "role-not-started", "code": error.strerror})
-                status = None
             if self._stop.is_set():
                 return
             if status == EXIT_FATAL and started - began > _FATAL_AFTER_S and role not in self._was_ready:
                 self._fatal = status
                 self._stop.set()
                 return
-            if time.monotonic() - started > _STABLE_AFTER_S:
+            # One that worked and was killed (by a person, by the kernel) says nothing about the next one.
+            killed = came_up and status is not None and status < 0
+            if killed or time.monotonic() - started > _STABLE_AFTER_S:
                 pause_s = _FIRST_PAUSE_S
             log.error(
                 "process ended and is started again",
@@ -97,15 +101,18 @@ class Supervisor:
             self._stop.wait(pause_s)
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 
-    def _run_once(self, role: Role) -> int:
+    def _run_once(self, role: Role) -> tuple[int, bool]:
+        """Start one process and wait for its end; return its exit status and whether it was ever ready."""
         # -P keeps the working directory off the import path: `model` and `training` are common names.
         command = [sys.executable, "-P", "-m", "dicom_node.cli", "serve", "--supervised"]
+        faults.step("supervisor.starting")
         process = subprocess.Popen(
             [*command, "--role", role.value],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        faults.step("supervisor.started")
         reader = threading.Thread(target=self._listen, args=(role, process), daemon=True)
         reader.start()
         self._hand_over(process)
@@ -124,8 +131,9 @@ class Supervisor:
                 with suppress(BrokenPipeError):
                     pipe.close()
         with self._lock:
+            came_up = role in self._ready
             self._ready.discard(role)
-        return status
+        return status, came_up
 
     def _hand_over(self, process: subprocess.Popen[str]) -> None:
         """Send the configuration; the pipe stays open, for its end tells the process that we are gone."""

@@ -12,8 +12,10 @@ from weakref import WeakKeyDictionary
 
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import Verification
 
+from dicom_node.core import faults
 from dicom_node.core.errors import NodeError
 from dicom_node.core.image import Arrival
 from dicom_node.dicom.services import RETURNED_CLASSES, ULTRASOUND_CLASSES, UNCOMPRESSED, transfer_syntaxes_in
@@ -97,6 +99,7 @@ class StoreScp:
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_RELEASED, self._ended, ["association released"]),
                 (evt.EVT_ABORTED, self._ended, ["association aborted"]),
+                *([(evt.EVT_PDU_SENT, _answered)] if faults.is_armed() else []),
             ],
         )
         self._server = server
@@ -180,3 +183,9 @@ class StoreScp:
                 "count": count,
             },
         )
+
+
+def _answered(event: evt.Event) -> None:
+    """EVT_PDU_SENT, under the test flag only."""
+    if isinstance(event.pdu, P_DATA_TF):
+        faults.step("receive.answered")

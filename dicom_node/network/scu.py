@@ -17,6 +17,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
 
+from dicom_node.core import faults
 from dicom_node.core.errors import (
     DestinationAborted,
     DestinationBusy,
@@ -169,6 +170,7 @@ def send(remote: RemoteAE, items: Sequence[Outgoing]) -> Generator[Sent, None, N
         yield from (Sent(item, None, error) for item in items)
         return
     try:
+        faults.step("deliver.associated")
         for item in items:
             yield _send_one(remote, association, item)
     finally:

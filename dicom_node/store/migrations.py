@@ -7,6 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, func, insert, inspect, select
 
+from dicom_node.core import faults
 from dicom_node.core.errors import SchemaMismatch
 from dicom_node.store import schema
 from dicom_node.store.schema import UtcDateTime
@@ -51,6 +52,7 @@ def migrate(conn: Connection, now: datetime) -> int:
         if reached is not None:
             apply(conn)
         conn.execute(insert(applied_migrations).values(number=number, name=name, applied_at=now))
+    faults.step("migrate.applied")
     return len(pending)
 
 

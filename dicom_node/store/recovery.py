@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from dicom_node.core import faults
 from dicom_node.core.delivery import DeliveryEvent, DeliveryState
 from dicom_node.core.job import JobKind
 from dicom_node.store.jobs import expire
@@ -23,3 +24,4 @@ def take_back(conn: Connection, now: datetime, *, kind: JobKind, lane: str, owne
         if delivery_state(conn, delivery_id) is DeliveryState.QUEUED:
             words = "sending was begun as often as allowed and never ended"
             move_delivery(conn, delivery_id, DeliveryEvent.REFUSE, words=words)
+    faults.step("takeback.changed")

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from dicom_node.core import faults
 from dicom_node.core.delivery import DeliveryEvent, DeliveryState
 from dicom_node.core.errors import KeepsNothing, NodeError, NotInArchive
 from dicom_node.core.job import JobKind
@@ -34,6 +35,7 @@ class Confirm:
 
     def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[Outcome]:
         """One query for each series among the claimed."""
+        faults.step("confirm.claimed")
         with self.database.read() as conn:
             parcels = load_parcels(conn, [job.delivery_id for job in claimed if job.delivery_id])
         pairs = [(job, parcels[job.delivery_id or 0]) for job in claimed]
@@ -48,6 +50,7 @@ class Confirm:
         except NodeError as error:
             yield from (Outcome(job, error=error) for job, _ in asked)
             return
+        faults.step("confirm.answered")
         for job, parcel in asked:
             there = listed[parcel.study_instance_uid, parcel.series_instance_uid]
             if isinstance(there, NodeError):

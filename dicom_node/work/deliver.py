@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import Connection
 
+from dicom_node.core import faults
 from dicom_node.core.delivery import DeliveryEvent, DeliveryState
 from dicom_node.core.errors import Postponed
 from dicom_node.core.job import JobKind
@@ -45,6 +46,7 @@ class Deliver:
 
     def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[Outcome]:
         """Send every parcel that the destination does not have yet."""
+        faults.step("deliver.claimed")
         with self.database.read() as conn:
             parcels = load_parcels(conn, [job.delivery_id for job in claimed if job.delivery_id])
         waiting: list[tuple[ClaimedJob, Parcel]] = []
@@ -71,7 +73,9 @@ class Deliver:
                 sending.close()
                 yield from (Outcome(left, error=Postponed()) for left, _ in waiting[number:])
                 return
-            yield self._outcome(job, parcel, next(sending))
+            sent = next(sending)
+            faults.step("deliver.sent")
+            yield self._outcome(job, parcel, sent)
 
     def _outcome(self, job: ClaimedJob, parcel: Parcel, sent: Sent) -> Outcome:
         def accept(conn: Connection, now: datetime) -> None:

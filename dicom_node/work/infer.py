@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from dicom_node.core import faults
 from dicom_node.core.errors import NodeError, RouteMissing
 from dicom_node.core.job import JobKind
 from dicom_node.core.rules import DeliverWhen, Route
@@ -53,6 +54,7 @@ class Infer:
 
     def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[Outcome]:
         """Read all, then run the accepted of each bundle in one batch, then finish one by one."""
+        faults.step("infer.claimed")
         ready: dict[str, list[_Ready]] = {}
         for job in claimed:
             read = self._read(job)
@@ -76,6 +78,7 @@ class Infer:
                 yield from self._run([item], model)
             return
         infer_s = (time.monotonic() - started) / len(batch)
+        faults.step("infer.predicted")
         for item in batch:
             mine = [next(elastograms) for _ in item.image.panes]
             yield self._make(item, mine, model, infer_s)
@@ -96,6 +99,7 @@ class Infer:
             image = read_image(path, self.limits)
         except NodeError as error:
             return Outcome(job, error=error)
+        faults.step("infer.read")
         if isinstance(image, Skip):
             skip = image
 
@@ -141,8 +145,10 @@ class Infer:
         started = time.monotonic()
         written = self.layout.incoming / f"result-{uuid.uuid4()}.dcm"
         write_result(made.dataset, written)
+        faults.step("infer.written")
         digest, size = digest_from(written, 0, "")
         sync_file(written)
+        faults.step("infer.synced")
         result = NewResult(
             sop_instance_uid=made.identity.sop_instance_uid,
             sop_class_uid=str(made.dataset.SOPClassUID),
@@ -169,6 +175,7 @@ class Infer:
             rows = []
             for result, written in fresh:
                 place_file(written, self.layout.result(result.digest))
+                faults.step("infer.placed")
                 rows.append(add_result(conn, item.stored.id, result, now))
             for row, pane in links:
                 link_result(conn, item.stored.id, row, pane)

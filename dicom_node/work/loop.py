@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from dicom_node.core import faults
 from dicom_node.core.errors import NodeError, NodeInTrouble, StaleLease, StoreBusy
 from dicom_node.core.job import JobKind, RetryPolicy, retry_at
 from dicom_node.store import jobs as queue
@@ -233,9 +234,11 @@ class WorkLoop:
                             counted=error.counted,
                         )
                         words = "job will be tried again"
+                faults.step(f"{job.kind}.recorded")
         except StaleLease:
             log.warning("job was taken away", extra={"action": "stale-lease", **fields})
             return
+        faults.step(f"{job.kind}.committed")
         for kind, lane in outcome.rings:
             self._bells.ring(kind, lane)
         log.log(

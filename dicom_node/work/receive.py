@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from dicom_node.core import faults
 from dicom_node.core.errors import ObjectTooLarge, StorageFull, UidMismatch
 from dicom_node.core.identity import check_received_uid
 from dicom_node.core.image import Arrival, ImageHeader
@@ -65,6 +66,7 @@ class Reception:
         return receipt
 
     def _take(self, spooled: Path, arrival: Arrival, sop_class_uid: str, sop_instance_uid: str) -> Receipt:
+        faults.step("receive.spooled")
         size = spooled.stat().st_size
         if size > self.limits.object_bytes:
             raise ObjectTooLarge(f"{size} bytes; limits.object_mib allows {self.limits.object_bytes} bytes")
@@ -80,9 +82,11 @@ class Reception:
         # The digest leaves the file meta group out: it holds who wrote the file, not what is in it.
         digest, _ = digest_from(spooled, dataset_offset(spooled), header.transfer_syntax_uid)
         sync_file(spooled)
+        faults.step("receive.synced")
         now = self.clock()
         with self.database.write() as conn:
             place_file(spooled, self.layout.source(digest))
+            faults.step("receive.placed")
             receipt = record_arrival(
                 conn,
                 header,
@@ -104,6 +108,8 @@ class Reception:
                     max_attempts=self.limits.infer_max_attempts,
                 )
                 enqueue(conn, job, now)
+            faults.step("receive.recorded")
+        faults.step("receive.committed")
         log.info(
             "image received",
             extra={

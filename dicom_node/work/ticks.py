@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Connection
 
+from dicom_node.core import faults
 from dicom_node.core.job import JobKind
 from dicom_node.core.study import SettlePolicy
 from dicom_node.store.database import Database
@@ -56,6 +57,7 @@ class Ticks:
                 _logged(tick),
                 "interval",
                 seconds=seconds,
+                next_run_time=datetime.now(UTC),  # the end of the process before may have been a crash
                 coalesce=True,
                 max_instances=1,
                 misfire_grace_time=None,  # late is better than dropped
@@ -72,6 +74,8 @@ class Ticks:
         with self.database.write() as conn:
             settled = settle_due(conn, self.settle, now)
             lanes = {lane for study in settled for lane in release_held(conn, study, now)}
+            faults.step("settle.changed")
+        faults.step("settle.committed")
         for lane in lanes:
             self.bells.ring(JobKind.DELIVER, lane)
         if settled:
@@ -104,6 +108,7 @@ class Ticks:
             with self.database.write() as conn, suppress(FileNotFoundError):
                 if not _has_row(conn, kind, digest) and path.stat().st_mtime < oldest:
                     path.unlink()
+                    faults.step("sweep.unlinked")
                     count += 1
         if count:
             log.info("leftovers removed", extra={"action": "leftovers-removed", "count": count})
