@@ -243,6 +243,7 @@ def run_role(role: Role, config: Config, *, supervised: bool) -> None:
 def _receive(base: _Base) -> None:
     from dicom_node.network.admission import Admission, AllowedPeer
     from dicom_node.network.scp import ScpSettings, Spooled, StoreScp
+    from dicom_node.network.server import DoorLimits, Listener
     from dicom_node.work.receive import ReceiveLimits, Reception
 
     config = base.config
@@ -269,8 +270,7 @@ def _receive(base: _Base) -> None:
         )
 
     settings = ScpSettings(
-        host=config.listen.host,
-        port=config.listen.port,
+        listeners=(Listener(config.listen.host, config.listen.port),),
         admission=Admission(
             called_ae_titles=frozenset(route.called_ae_title for route in routes),
             peers=tuple(
@@ -279,7 +279,13 @@ def _receive(base: _Base) -> None:
             ),
             accept_unknown_peers=config.accept_unknown_peers,
         ),
-        max_associations=config.listen.max_associations,
+        door=DoorLimits(
+            max_associations=config.listen.max_associations,
+            max_waiting=config.listen.max_waiting,
+            max_waiting_per_address=config.listen.max_waiting_per_address,
+            request_timeout_s=config.listen.request_timeout_s,
+            max_duration_s=config.listen.max_duration_s,
+        ),
         max_pdu_bytes=config.listen.max_pdu_bytes,
         idle_timeout_s=config.listen.idle_timeout_s,
         incoming=base.layout.incoming,
@@ -289,7 +295,7 @@ def _receive(base: _Base) -> None:
         left.unlink(missing_ok=True)
     scp = StoreScp(settings, take)
     try:
-        port = scp.start()
+        (port,) = scp.start()
     except OSError as error:
         raise ListenFailed(f"{config.listen.host}:{config.listen.port}: {error.strerror}") from error
     if config.accept_unknown_peers:

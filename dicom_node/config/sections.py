@@ -93,10 +93,18 @@ class Listen(_Section):
     """TCP port; one port serves every called AE title. 0 takes a free one (tests)."""
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
     """Associations at once; one more is rejected as "local limit exceeded", and senders try again."""
+    max_waiting: Annotated[int, Field(ge=1, le=10000)] = 200
+    """Connections that have not asked for an association yet. One more ends the one that waits longest."""
+    max_waiting_per_address: Annotated[int, Field(ge=1, le=10000)] = 50
+    """The same from one address."""
+    request_timeout_s: Seconds = 10.0
+    """Seconds from the connection to the whole association request (TLS included); then it is closed."""
+    max_duration_s: Seconds = 14400.0
+    """Seconds an association may last; then it is aborted, and senders open another."""
     max_pdu_bytes: Annotated[int, Field(ge=4096, le=1 << 20)] = 131072
     """Largest PDU we ask for. Larger means fewer steps per image; senders may use less."""
     idle_timeout_s: Seconds = 60.0
-    """Seconds without a word from the sender before the association is aborted."""
+    """Seconds without a whole message fragment (PDU) from the sender; then the association is aborted."""
 
 
 class Peer(_Section):

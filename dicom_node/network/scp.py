@@ -19,6 +19,7 @@ from dicom_node.core import faults
 from dicom_node.core.errors import NodeError
 from dicom_node.core.image import Arrival
 from dicom_node.dicom.services import RETURNED_CLASSES, ULTRASOUND_CLASSES, UNCOMPRESSED, transfer_syntaxes_in
+from dicom_node.network.acceptor import Acceptance
 from dicom_node.network.adapter import (
     application_entity,
     drop_partial,
@@ -28,6 +29,7 @@ from dicom_node.network.adapter import (
     spool_to,
 )
 from dicom_node.network.admission import Admission
+from dicom_node.network.server import Arrived, Door, DoorLimits, Listener
 from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
@@ -41,10 +43,9 @@ _OUT_OF_RESOURCES = 0xA700
 class ScpSettings:
     """How to listen and whom to let in."""
 
-    host: str
-    port: int
+    listeners: tuple[Listener, ...]
     admission: Admission
-    max_associations: int
+    door: DoorLimits
     max_pdu_bytes: int
     idle_timeout_s: float
     incoming: Path
@@ -73,10 +74,9 @@ class StoreScp:
         self._counts: WeakKeyDictionary[Association, int] = WeakKeyDictionary()
         self._counts_lock = threading.Lock()
         self._ae = application_entity(min(settings.admission.called_ae_titles))
-        self._ae.maximum_associations = settings.max_associations
         self._ae.maximum_pdu_size = settings.max_pdu_bytes
         self._ae.network_timeout = settings.idle_timeout_s
-        self._ae.acse_timeout = settings.idle_timeout_s
+        self._ae.acse_timeout = settings.door.request_timeout_s
         self._ae.add_supported_context(Verification)
         for sop_class in ULTRASOUND_CLASSES:
             self._ae.add_supported_context(sop_class, list(transfer_syntaxes_in()))
@@ -85,34 +85,29 @@ class StoreScp:
         serve_storage_of(ULTRASOUND_CLASSES)
         spool_to(settings.incoming)
 
-    def start(self) -> int:
-        """Listen; return the port."""
-        server = self._ae.start_server(
-            (self._settings.host, self._settings.port),
-            block=False,
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, send_at_once),
-                (evt.EVT_CONN_OPEN, limit_silence, [self._settings.idle_timeout_s]),
-                (evt.EVT_CONN_CLOSE, lambda event: drop_partial(event.assoc)),
-                (evt.EVT_REQUESTED, self._settings.admission.admit),
-                (evt.EVT_REJECTED, self._settings.admission.report_full),
-                (evt.EVT_C_STORE, self._store),
-                (evt.EVT_RELEASED, self._ended, ["association released"]),
-                (evt.EVT_ABORTED, self._ended, ["association aborted"]),
-                *([(evt.EVT_PDU_SENT, _answered)] if faults.is_armed() else []),
-            ],
+        self._handlers = (
+            (evt.EVT_CONN_OPEN, send_at_once),
+            (evt.EVT_CONN_OPEN, limit_silence, [settings.idle_timeout_s]),
+            (evt.EVT_CONN_CLOSE, lambda event: drop_partial(event.assoc)),
+            (evt.EVT_REQUESTED, settings.admission.admit),
+            (evt.EVT_REJECTED, settings.admission.report_full),
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_RELEASED, self._ended, ["association released"]),
+            (evt.EVT_ABORTED, self._ended, ["association aborted"]),
+            *([(evt.EVT_PDU_SENT, _answered)] if faults.is_armed() else []),
         )
-        self._server = server
-        return int(server.socket.getsockname()[1])
+        self._door = Door(settings.listeners, settings.door, self._welcome)
+
+    def start(self) -> list[int]:
+        """Listen; return the ports, in the order of the listeners. Raises OSError."""
+        return self._door.start()
 
     def stop(self, drain_s: float) -> None:
         """Take no new association, give the open ones `drain_s` seconds to end, then abort them."""
-        # The server's own shutdown closes the listening socket; the AE's also aborts everybody.
-        self._server.shutdown()
-        deadline = time.monotonic() + drain_s
-        while self._ae.active_associations and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self._ae.shutdown()
+        self._door.stop(drain_s)
+
+    def _welcome(self, arrived: Arrived) -> Acceptance:
+        return Acceptance(self._ae, self._ae.supported_contexts, self._handlers, arrived)
 
     def _store(self, event: evt.Event) -> int:
         """EVT_C_STORE: one object in, one status out."""
