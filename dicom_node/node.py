@@ -243,6 +243,7 @@ def run_role(role: Role, config: Config, *, supervised: bool) -> None:
 def _receive(base: _Base) -> None:
     from dicom_node.network.admission import Admission, AllowedPeer
     from dicom_node.network.scp import ScpSettings, Spooled, StoreScp
+    from dicom_node.network.seats import Seats
     from dicom_node.network.server import DoorLimits, Listener
     from dicom_node.work.receive import ReceiveLimits, Reception
 
@@ -278,6 +279,7 @@ def _receive(base: _Base) -> None:
                 for peer in config.peers
             ),
             accept_unknown_peers=config.accept_unknown_peers,
+            seats=Seats(config.listen.max_associations, config.listen.max_associations_per_peer),
         ),
         door=DoorLimits(
             max_associations=config.listen.max_associations,

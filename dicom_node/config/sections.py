@@ -93,6 +93,8 @@ class Listen(_Section):
     """TCP port; one port serves every called AE title. 0 takes a free one (tests)."""
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
     """Associations at once; one more is rejected as "local limit exceeded", and senders try again."""
+    max_associations_per_peer: Annotated[int, Field(ge=1, le=1000)] = 25
+    """The same of one peer (AE title and address), so that nobody takes everybody's."""
     max_waiting: Annotated[int, Field(ge=1, le=10000)] = 200
     """Connections that have not asked for an association yet. One more ends the one that waits longest."""
     max_waiting_per_address: Annotated[int, Field(ge=1, le=10000)] = 50

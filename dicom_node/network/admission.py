@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from pynetdicom import evt
 
 from dicom_node.core.image import Arrival
+from dicom_node.network.seats import Seats
 from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 # PS3.8 9.3.4: rejected permanent (1) by the service user (1).
 _CALLING_NOT_RECOGNISED = (0x01, 0x01, 0x03)
 _CALLED_NOT_RECOGNISED = (0x01, 0x01, 0x07)
+# Rejected transient (2) by the presentation layer's provider (3): senders try again.
+_LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Admission:
     called_ae_titles: frozenset[str]
     peers: tuple[AllowedPeer, ...]
     accept_unknown_peers: bool
+    seats: Seats
 
     def admit(self, event: evt.Event) -> None:
         """EVT_REQUESTED: reject whoever is not on the list, with the standard's reason."""
@@ -53,7 +57,7 @@ class Admission:
             called_ae_title=request.called_ae_title.strip(),
             address=event.assoc.requestor.address,
         )
-        refusal = self._refusal(arrival)
+        refusal = self._refusal(arrival) or self._no_seat(event, arrival)
         fields = {
             "peer": arrival.calling_ae_title,
             "called": arrival.called_ae_title,
@@ -84,17 +88,9 @@ class Admission:
             return _CALLING_NOT_RECOGNISED, "address not listed for this AE title"
         return None
 
-    def report_full(self, event: evt.Event) -> None:
-        """EVT_REJECTED: pynetdicom itself rejects only for the number of associations."""
-        log.warning(
-            "association rejected",
-            extra={
-                "action": "association-rejected",
-                "status": "too many associations at once",
-                "peer": event.assoc.requestor.ae_title.strip(),
-                "address": event.assoc.requestor.address,
-            },
-        )
+    def _no_seat(self, event: evt.Event, arrival: Arrival) -> tuple[tuple[int, int, int], str] | None:
+        words = self.seats.take(event.assoc, (arrival.calling_ae_title, arrival.address))
+        return (_LOCAL_LIMIT_EXCEEDED, words) if words else None
 
 
 def _reject(event: evt.Event, reason: tuple[int, int, int]) -> None:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -29,10 +29,13 @@ from dicom_node.network.adapter import (
     spool_to,
 )
 from dicom_node.network.admission import Admission
-from dicom_node.network.server import Arrived, Door, DoorLimits, Listener
+from dicom_node.network.server import Arrived, Door, DoorLimits, Listener, Visit
 from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
+
+# pynetdicom counts connections that were never admitted; `Seats` does not.
+_COUNTED_BY_US = 1 << 30
 
 _SUCCESS = 0x0000
 _CANNOT_UNDERSTAND = 0xC000
@@ -74,6 +77,7 @@ class StoreScp:
         self._counts: WeakKeyDictionary[Association, int] = WeakKeyDictionary()
         self._counts_lock = threading.Lock()
         self._ae = application_entity(min(settings.admission.called_ae_titles))
+        self._ae.maximum_associations = _COUNTED_BY_US
         self._ae.maximum_pdu_size = settings.max_pdu_bytes
         self._ae.network_timeout = settings.idle_timeout_s
         self._ae.acse_timeout = settings.door.request_timeout_s
@@ -90,7 +94,6 @@ class StoreScp:
             (evt.EVT_CONN_OPEN, limit_silence, [settings.idle_timeout_s]),
             (evt.EVT_CONN_CLOSE, lambda event: drop_partial(event.assoc)),
             (evt.EVT_REQUESTED, settings.admission.admit),
-            (evt.EVT_REJECTED, settings.admission.report_full),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_RELEASED, self._ended, ["association released"]),
             (evt.EVT_ABORTED, self._ended, ["association aborted"]),
@@ -107,7 +110,11 @@ class StoreScp:
         self._door.stop(drain_s)
 
     def _welcome(self, arrived: Arrived) -> Acceptance:
-        return Acceptance(self._ae, self._ae.supported_contexts, self._handlers, arrived)
+        def left(visit: Visit) -> None:
+            self._settings.admission.seats.leave(visit)
+            arrived.left(visit)
+
+        return Acceptance(self._ae, self._ae.supported_contexts, self._handlers, replace(arrived, left=left))
 
     def _store(self, event: evt.Event) -> int:
         """EVT_C_STORE: one object in, one status out."""
