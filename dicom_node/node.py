@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from dicom_node.config import DEFAULT_BUNDLE_NAME, Config
 from dicom_node.core import faults
+from dicom_node.core.breaker import BreakerPolicy
 from dicom_node.core.errors import BundleUnusable, ListenFailed, PredictionFailed
 from dicom_node.core.job import JobKind, RetryPolicy
 from dicom_node.core.rules import PRIORITIES, DeliverWhen, Match, Route
@@ -35,6 +36,7 @@ from dicom_node.telemetry.log import where
 
 if TYPE_CHECKING:
     from dicom_node.work.deliver import Archive
+    from dicom_node.work.gate import Gate
     from dicom_node.work.loop import Handler, Lane, WorkLoop
     from dicom_node.work.make import Appearance, Elastogram, Frame, Model, Predicts
 
@@ -112,6 +114,13 @@ def archives_of(config: Config) -> dict[str, Archive]:
         )
         for name, remote in remotes_of(config).items()
     }
+
+
+def breaker_of(config: Config, destination: str) -> BreakerPolicy:
+    """When a destination is left alone."""
+    section = config.destinations[destination].breaker
+    pauses = RetryPolicy(first_delay_s=section.first_pause_s, factor=2.0, cap_s=section.cap_s)
+    return BreakerPolicy(failures=section.failures, pauses=pauses)
 
 
 def appearance_of(config: Config) -> Appearance:
@@ -381,7 +390,16 @@ def _serve_lanes(base: _Base, lanes: Mapping[Lane, Handler], report: Mapping[str
 
     owner = f"{socket.gethostname()}:{os.getpid()}"
     loops = [
-        WorkLoop(lane, base.database, base.bells, handler, owner=owner, clock=now, on_hang=_leave)
+        WorkLoop(
+            lane,
+            base.database,
+            base.bells,
+            handler,
+            owner=owner,
+            clock=now,
+            on_hang=_leave,
+            gate=_gate_of(base, lane),
+        )
         for lane, handler in lanes.items()
     ]
     threads = [threading.Thread(target=_run_or_leave, args=(loop, base.stop)) for loop in loops]
@@ -390,6 +408,15 @@ def _serve_lanes(base: _Base, lanes: Mapping[Lane, Handler], report: Mapping[str
     report_ready(**report)
     for thread in threads:
         thread.join()
+
+
+def _gate_of(base: _Base, lane: Lane) -> Gate | None:
+    from dicom_node.work.gate import Gate
+
+    if lane.kind is JobKind.INFER:
+        return None
+    policy = breaker_of(base.config, lane.name)
+    return Gate(lane.name, lane.kind, policy, base.database, now)
 
 
 def _run_or_leave(loop: WorkLoop, stop: threading.Event) -> None:

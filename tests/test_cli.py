@@ -28,6 +28,8 @@ COMMANDS = (
     "jobs show",
     "jobs retry",
     "jobs cancel",
+    "destinations list",
+    "destinations try",
 )
 
 

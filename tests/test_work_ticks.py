@@ -12,7 +12,7 @@ from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
 from dicom_node.store.images import record_arrival
 from dicom_node.store.jobs import NewJob, claim, enqueue
-from dicom_node.store.overview import job_lines
+from dicom_node.store.overview import JobFilter, job_lines
 from dicom_node.store.process import Bells
 from dicom_node.work.ticks import Ticks
 
@@ -60,7 +60,7 @@ def add_job(ticks, receipt, **facts):
 
 def states(ticks):
     with ticks.database.read() as conn:
-        return [line.state for line in job_lines(conn)]
+        return [line.state for line in job_lines(conn, JobFilter())]
 
 
 def test_a_quiet_study_settles_and_lets_its_held_work_go(ticks):

@@ -6,7 +6,8 @@ import dataclasses
 import getpass
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from dicom_node.config import Config, load_config
 from dicom_node.core.errors import NodeError
+from dicom_node.store.database import Database, open_existing_database
 
 EXIT_INCOMPLETE = 1
 """The command ran, but not everything succeeded: an object was refused, a job is in no state for it."""
@@ -36,6 +38,11 @@ ConfigOption = Annotated[
         "--config", "-c", envvar="EMODE_CONFIG", help="Configuration file.", dir_okay=False, show_default=True
     ),
 ]
+StudyOption = Annotated[
+    str | None,
+    typer.Option("--study", "-s", help="Study Instance UID or accession number."),
+]
+LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many lines.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON instead of a table.")]
 
 DEFAULT_CONFIG = Path("deploy/emode.yaml")
@@ -75,6 +82,18 @@ class Marked:
     """A cell whose text is rich markup."""
 
     text: str
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Database]:
+    """The database of a node that may be running, or leave with EXIT_UNREACHABLE if there is none."""
+    if not path.exists():
+        leave(f"{path}: there is no database yet; `emode serve` makes it", EXIT_UNREACHABLE)
+    database = open_existing_database(path)
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 _COLOURS = {

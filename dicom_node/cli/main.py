@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from dicom_node.cli import files, peers, service, state
+from dicom_node.cli import destinations, files, jobs, peers, service, state
 from dicom_node.cli.console import EXIT_INCOMPLETE, err
 from dicom_node.core.errors import NodeError
 
@@ -36,7 +36,8 @@ app.command(name="apply")(files.apply_model)
 app.command()(files.inspect)
 app.command()(state.status)
 app.command()(state.studies)
-app.add_typer(state.jobs_app, name="jobs")
+app.add_typer(jobs.jobs_app, name="jobs")
+app.add_typer(destinations.destinations_app, name="destinations")
 
 
 @app.callback(invoke_without_command=True)

@@ -131,6 +131,17 @@ class Retry(_Section):
     """No delay is longer than this."""
 
 
+class BreakerSection(_Section):
+    """When a destination that fails is left alone. Its results then wait and lose no try."""
+
+    failures: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Failures in a row of the destination itself (not reachable, rejected, aborted, silent, busy)."""
+    first_pause_s: Seconds = 15.0
+    """Seconds until one result is sent as a trial; each further pause is twice as long."""
+    cap_s: Annotated[Seconds, Field(le=3600)] = 120.0
+    """No pause is longer: it is the longest that results wait once the destination is back."""
+
+
 class Destination(_Section):
     """An archive that results are sent to."""
 
@@ -152,6 +163,8 @@ class Destination(_Section):
     """Seconds to wait for each answer."""
     retry: Retry = Retry()
     """When a try fails for now."""
+    breaker: BreakerSection = BreakerSection()
+    """When every try fails."""
 
 
 class MatchSection(_Section):

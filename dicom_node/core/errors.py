@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from typing import ClassVar
+
+
+def _code(kind: type[NodeError]) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
+
+
+class Says(StrEnum):
+    """What a failed job says about the destination it was for."""
+
+    NOTHING = "nothing"
+    """The failure is ours."""
+    ANSWERS = "answers"
+    """It dealt with this one object: it is there."""
+    FAILS = "fails"
+    """It failed with this object in hand: one of the two is to blame."""
+    AWAY = "away"
+    """It failed before any object was in play: the object is not to blame."""
 
 
 class NodeError(Exception):
@@ -15,23 +33,39 @@ class NodeError(Exception):
     counted: ClassVar[bool] = True
     """False if a failure says nothing about the job and must not use up its attempts."""
 
+    next_step: ClassVar[str] = "`emode jobs show JOB` has its history; then `emode jobs retry` or `cancel`"
+    """What a person can do about a job that ended in it."""
+
+    says: ClassVar[Says] = Says.NOTHING
+    """What it means for the circuit breaker of a destination."""
+
     dimse_status: ClassVar[int] = 0xC000
     """Status answered to a C-STORE that ends in this error (PS3.4 Table B.2-1, PS3.7 Annex C)."""
 
-    def __init__(self, detail: str = "") -> None:
-        """Keep `detail`: the object, the fact and the next step. Never patient data."""
+    def __init__(self, detail: str = "", *, quoted: str = "") -> None:
+        """Keep `detail`: the object, the fact and the next step. Never patient data.
+
+        quoted  the peer's own words. They may quote patient data: for the row that operators see,
+                never for a log.
+        """
         self.detail = detail
+        self.quoted = quoted
         super().__init__(detail)
 
     @property
     def code(self) -> str:
         """Stable name for screens and tables: `DestinationRefused` is `destination-refused`."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+        return _code(type(self))
 
     @property
     def sentence(self) -> str:
         """What this class of error means, without the facts of the case."""
         return (type(self).__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def for_operators(self) -> str:
+        """The error with the peer's own words: for the database, never for a log."""
+        return f'{self}; it wrote: "{self.quoted}"' if self.quoted else str(self)
 
     def __str__(self) -> str:
         return f"{self.sentence.rstrip('.')}: {self.detail}" if self.detail else self.sentence
@@ -68,6 +102,8 @@ class ObjectTooLarge(NodeError):
 class PixelsUnreadable(NodeError):
     """The pixels cannot be decoded."""
 
+    next_step = "`emode inspect FILE` says more; the image cannot be used"
+
 
 class StorageFull(NodeError):
     """There is no room to keep another object safely."""
@@ -99,6 +135,8 @@ class ConfigInvalid(NodeError):
 
 class RouteMissing(NodeError):
     """The route that took this image is no longer configured."""
+
+    next_step = "put the route back into the configuration and retry, or cancel"
 
 
 class BundleUnusable(NodeError):
@@ -149,6 +187,8 @@ class StaleLease(NodeError):
 class AttemptsExhausted(NodeError):
     """The work was started as often as allowed and never reported an end."""
 
+    next_step = "the log of that time names the image; retry once, and cancel if it happens again"
+
 
 class NoSuchJob(NodeError):
     """There is no job with this number."""
@@ -160,9 +200,13 @@ class NoSuchJob(NodeError):
 class ResultInvalid(NodeError):
     """The result object failed its own check and was not sent."""
 
+    next_step = "a mistake of this program: report it with the text of `emode jobs show JOB`"
+
 
 class FileUnreadable(NodeError):
     """A file of this node cannot be read."""
+
+    next_step = "look at the data disk; if the file is lost, send the image anew"
 
 
 class PredictionFailed(NodeError):
@@ -173,48 +217,107 @@ class PredictionFailed(NodeError):
 
 
 class DestinationUnreachable(NodeError):
-    """The destination did not take the association."""
+    """The destination did not take the connection."""
 
     permanent = False
+    says = Says.AWAY
+    next_step = "check host, port and firewall; `emode echo` tests it"
 
 
 class DestinationRejected(NodeError):
     """The destination rejected the association."""
 
     permanent = False
+    says = Says.AWAY
+    next_step = "check the AE titles, and whether the destination knows ours"
+
+
+class AssociationUnanswered(NodeError):
+    """The destination took the connection and gave no association."""
+
+    permanent = False
+    says = Says.AWAY
+    next_step = "check the AE titles, and whether that port speaks DICOM; `emode echo` tests it"
 
 
 class DestinationAborted(NodeError):
     """The association ended before the destination answered."""
 
     permanent = False
+    says = Says.FAILS
+    next_step = "look into the log of the destination at that time"
+
+
+class DestinationSilent(NodeError):
+    """The destination did not answer in time."""
+
+    permanent = False
+    says = Says.FAILS
+    next_step = "look into the log of the destination; if it is only slow, raise answer_timeout_s"
 
 
 class DestinationBusy(NodeError):
-    """The destination is out of resources."""
+    """The destination cannot store the instance at the moment."""
 
     permanent = False
+    says = Says.FAILS
+    next_step = "have its administrator make room"
+
+
+class NotTried(NodeError):
+    """The association ended before it was this instance's turn."""
+
+    permanent = False
+    counted = False
+    next_step = "none: it is sent when its turn comes"
 
 
 class DestinationRefused(NodeError):
     """The destination answered, but would not store the instance."""
 
+    says = Says.ANSWERS
+    next_step = "its log says why; have that mended, then `emode jobs retry`"
+
 
 class NoPresentationContext(NodeError):
     """The destination accepts neither this SOP class nor a transfer syntax we can send it in."""
+
+    says = Says.ANSWERS
+    next_step = "have its administrator allow this SOP class and Explicit VR Little Endian"
 
 
 class NotInArchive(NodeError):
     """The destination said success, but does not list the instance."""
 
     permanent = False
+    says = Says.ANSWERS
+    next_step = "none yet: it is asked again"
 
 
 class KeepsNothing(NodeError):
     """The destination says success each time, and never has the instance."""
+
+    says = Says.ANSWERS
+    next_step = "look into its log: it says success and drops; then `emode jobs retry`"
 
 
 class QueryRefused(NodeError):
     """The destination did not answer the query."""
 
     permanent = False
+    says = Says.ANSWERS
+    next_step = "have its administrator allow C-FIND (Study Root), or set `confirm: none`"
+
+
+TROUBLE_CODES = tuple(
+    _code(kind) for kind in NodeError.__subclasses__() if kind.says in (Says.FAILS, Says.AWAY)
+)
+"""Errors of a destination rather than of one object."""
+
+AWAY_CODES = tuple(_code(kind) for kind in NodeError.__subclasses__() if kind.says is Says.AWAY)
+"""Errors of which no object can be the cause."""
+
+
+def by_code(code: str | None) -> type[NodeError] | None:
+    """The class of an error that is only known by its code."""
+    return next((kind for kind in NodeError.__subclasses__() if _code(kind) == code), None)

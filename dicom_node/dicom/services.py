@@ -77,9 +77,15 @@ class StatusKind(StrEnum):
 
 _MEANINGS: dict[int, str] = {
     0x0000: "success",
+    0x0001: "warning: optional attribute not supported",
+    0x0105: "no such attribute",
+    0x0106: "invalid attribute value",
+    0x0107: "warning: attribute list error",
     0x0110: "processing failure",
     0x0111: "duplicate SOP instance",
+    0x0116: "warning: attribute value out of range",
     0x0117: "invalid SOP instance",
+    0x0120: "missing attribute",
     0x0122: "SOP class not supported",
     0x0124: "not authorised",
     0x0210: "duplicate invocation",
@@ -98,6 +104,8 @@ _RANGES: tuple[tuple[int, int, str], ...] = (
 )
 # 0110 is how several archives say "not now" (a database that is away), so it is worth another try.
 _TEMPORARY = {0x0110, 0x0210, 0x0213}
+# Warnings that are not Bxxx (PS3.7 C.4.1 to C.4.3).
+_WARNINGS = {0x0001, 0x0107, 0x0116}
 # The archive already has this instance: for a sender of unchangeable objects that is an arrival.
 _ARRIVED_ALL_THE_SAME = {0x0111}
 
@@ -106,7 +114,7 @@ def status_kind(status: int) -> StatusKind:
     """Class a C-STORE status (PS3.4 Table B.2-1, PS3.7 Annex C)."""
     if status == 0x0000:
         return StatusKind.SUCCESS
-    if status in _ARRIVED_ALL_THE_SAME or 0xB000 <= status <= 0xBFFF:
+    if status in _WARNINGS | _ARRIVED_ALL_THE_SAME or 0xB000 <= status <= 0xBFFF:
         return StatusKind.WARNING
     if status in _TEMPORARY or 0xA700 <= status <= 0xA7FF:
         return StatusKind.TEMPORARY

@@ -11,6 +11,8 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.tag import Tag
 from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.association import Association
@@ -19,14 +21,17 @@ from pynetdicom.sop_class import Verification
 
 from dicom_node.core import faults
 from dicom_node.core.errors import (
+    AssociationUnanswered,
     DestinationAborted,
     DestinationBusy,
     DestinationRefused,
     DestinationRejected,
+    DestinationSilent,
     DestinationUnreachable,
     FileUnreadable,
     NodeError,
     NoPresentationContext,
+    NotTried,
 )
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.services import (
@@ -46,6 +51,8 @@ from dicom_node.network.adapter import (
 from dicom_node.network.reactor import steady_reactor
 
 _MAX_PDU = 131072
+_MAX_COMMENT = 64  # (0000,0902) is LO
+_MAX_OFFENDING = 8
 _MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers from 1 to 255
 
 
@@ -88,17 +95,22 @@ class Sent:
     item: Outgoing
     status: int | None
     error: NodeError | None
+    comment: str = ""
+    """What the peer wrote with a status that is not an error. It may quote patient data: never for a log."""
 
     @property
     def words(self) -> str:
-        """For people."""
-        return str(self.error) if self.error else status_text(self.status or 0)
+        """For people, with the peer's own words; never for a log."""
+        if self.error is not None:
+            return self.error.for_operators
+        said = status_text(self.status or 0)
+        return f'{said}; it wrote: "{self.comment}"' if self.comment else said
 
 
 def open_association(remote: RemoteAE, contexts: list[PresentationContext]) -> Association:
     """Associate.
 
-    Raises DestinationUnreachable, DestinationRejected, DestinationAborted or NoPresentationContext.
+    Raises DestinationUnreachable, DestinationRejected, AssociationUnanswered or NoPresentationContext.
     """
     ae = application_entity(remote.calling_ae_title)
     ae.connection_timeout = remote.connect_timeout_s
@@ -136,9 +148,9 @@ def _why_not(remote: RemoteAE, association: Association, *, connected: bool) -> 
         # It took the association and none of what we propose; pynetdicom then aborts by itself.
         return NoPresentationContext(f"{remote}: none of them; ask its administrator to accept them")
     if connected:
-        return DestinationAborted(
-            f"{remote}: it closed the connection without an answer; check the AE titles and whether it knows "
-            f"{remote.calling_ae_title}"
+        return AssociationUnanswered(
+            f"{remote}: it closed the connection, or said nothing for {remote.connect_timeout_s:g} s; check "
+            f"the AE titles, whether it knows {remote.calling_ae_title}, and whether that port speaks DICOM"
         )
     return DestinationUnreachable(f"{remote}: no connection; check host, port and firewall")
 
@@ -180,7 +192,7 @@ def send(remote: RemoteAE, items: Sequence[Outgoing]) -> Generator[Sent, None, N
 
 def _send_one(remote: RemoteAE, association: Association, item: Outgoing) -> Sent:
     if not association.is_established:
-        return Sent(item, None, DestinationAborted(f"{remote}: the association ended early"))
+        return Sent(item, None, NotTried(str(remote)))
     accepted = {
         str(context.transfer_syntax[0])
         for context in association.accepted_contexts
@@ -192,6 +204,7 @@ def _send_one(remote: RemoteAE, association: Association, item: Outgoing) -> Sen
         return Sent(
             item, None, NoPresentationContext(f"{remote}: {named}; ask its administrator to accept it")
         )
+    started = time.monotonic()
     try:
         payload: Path | Dataset = item.path
         if reencode:
@@ -204,17 +217,33 @@ def _send_one(remote: RemoteAE, association: Association, item: Outgoing) -> Sen
     except (ValueError, RuntimeError) as error:
         return Sent(item, None, DestinationAborted(f"{remote}: {type(error).__name__} while sending"))
     if "Status" not in answer:
+        waited = time.monotonic() - started
+        if waited >= remote.answer_timeout_s:
+            return Sent(
+                item, None, DestinationSilent(f"{remote}: no answer to C-STORE within {waited:.0f} s")
+            )
         return Sent(item, None, DestinationAborted(f"{remote}: no answer to C-STORE"))
-    return Sent(item, int(answer.Status), _refusal(remote, int(answer.Status)))
+    comment = _own_words(answer)
+    return Sent(item, int(answer.Status), _refusal(remote, int(answer.Status), comment), comment)
 
 
-def _refusal(remote: RemoteAE, status: int) -> NodeError | None:
+def _own_words(answer: Dataset) -> str:
+    """Error Comment and Offending Element of an answer (PS3.7 C.4.1 to C.4.3), as the peer sent them."""
+    words = "".join(c for c in str(answer.get("ErrorComment", "") or "") if c.isprintable())[:_MAX_COMMENT]
+    offending = answer.get("OffendingElement")
+    tags = offending if isinstance(offending, MultiValue) else [offending] if offending is not None else []
+    named = " ".join(str(Tag(tag)).replace(" ", "") for tag in list(tags)[:_MAX_OFFENDING])
+    return "; ".join(part for part in (words.strip(), named) if part)
+
+
+def _refusal(remote: RemoteAE, status: int, comment: str) -> NodeError | None:
     kind = status_kind(status)
     if kind is StatusKind.TEMPORARY:
-        return DestinationBusy(f"{remote}: {status_text(status)}")
+        return DestinationBusy(f"{remote}: {status_text(status)}", quoted=comment)
     if kind is StatusKind.PERMANENT:
         return DestinationRefused(
-            f"{remote}: {status_text(status)}; its log says why, then `emode jobs retry` sends again"
+            f"{remote}: {status_text(status)}; its log says why, then `emode jobs retry` sends again",
+            quoted=comment,
         )
     return None
 

@@ -83,17 +83,21 @@ def claim(
     lease_s: float,
     now: datetime,
     retries_alone: bool = False,
+    rested_first: bool = False,
 ) -> list[ClaimedJob]:
     """Take up to `limit` jobs of a lane that are due, most urgent first, oldest first.
 
     retries_alone  a job that was tried before is taken by itself, so that one image which kills the
                    worker costs its neighbours one attempt and no more.
+    rested_first   what was never tried, or not for the longest time, goes before everything: an object
+                   that a destination cannot stand must not be its trial each time.
     """
+    rank = [jobs.c.priority, jobs.c.id]
     due = conn.execute(
         select(jobs)
         .where(jobs.c.kind == kind, jobs.c.lane == lane, jobs.c.state == JobState.WAITING)
         .where(_is_due(now))
-        .order_by(jobs.c.priority, jobs.c.id)
+        .order_by(*([jobs.c.claimed_at.asc().nulls_first()] if rested_first else []), *rank)
         .limit(limit)
         .with_for_update(skip_locked=True)
     ).all()

@@ -25,6 +25,7 @@ applied_migrations = Table(
 
 MIGRATIONS: tuple[tuple[int, str, Callable[[Connection], None]], ...] = (
     (1, "first tables", lambda conn: None),
+    (3, "circuit breakers", lambda conn: _add_breakers(conn)),
 )
 """(number, name, step from the schema before it). Never edit a step that has shipped; add one.
 
@@ -32,6 +33,14 @@ A new database is made from `schema.py` as it is now and counts as having every 
 """
 
 NEWEST = max(number for number, _, _ in MIGRATIONS)
+
+
+def _add_breakers(conn: Connection) -> None:
+    conn.exec_driver_sql(
+        "CREATE TABLE breakers (destination VARCHAR(64) NOT NULL PRIMARY KEY, state VARCHAR(16) NOT NULL, "
+        "failures INTEGER NOT NULL, pauses INTEGER NOT NULL, since DATETIME, next_try_at DATETIME, "
+        "kind VARCHAR(16), error_code VARCHAR(64), error_text TEXT)"
+    )
 
 
 def migrate(conn: Connection, now: datetime) -> int:

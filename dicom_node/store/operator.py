@@ -7,10 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
+from dicom_node.core.breaker import BreakerState, hurried
 from dicom_node.core.delivery import DeliveryEvent, DeliveryState
 from dicom_node.core.errors import NoSuchJob
 from dicom_node.core.job import JobKind
 from dicom_node.store import jobs as queue
+from dicom_node.store.breakers import load_breaker, save_breaker
 from dicom_node.store.results import delivery_state, move_delivery
 from dicom_node.store.schema import jobs
 
@@ -52,6 +54,14 @@ def cancel_job(conn: Connection, job_id: int, now: datetime, by: str) -> tuple[s
     if job.kind == JobKind.DELIVER and delivery_state(conn, job.delivery_id) is DeliveryState.QUEUED:
         move_delivery(conn, job.delivery_id, DeliveryEvent.REFUSE, words=f"cancelled by {by}")
     return job.kind, job.lane
+
+
+def try_destination(conn: Connection, destination: str) -> BreakerState:
+    """Let the next trial of a destination that is left alone begin at once; return how it stood before."""
+    breaker = load_breaker(conn, destination)
+    if breaker.state is BreakerState.OPEN:
+        save_breaker(conn, destination, hurried(breaker))
+    return breaker.state
 
 
 def _load(conn: Connection, job_id: int) -> Row[Any]:

@@ -11,9 +11,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, or_, select
 
+from dicom_node.core.breaker import Breaker
 from dicom_node.core.delivery import DeliveryState
 from dicom_node.core.errors import NoSuchJob
 from dicom_node.core.job import JobKind, JobState
+from dicom_node.store.breakers import load_breaker
 from dicom_node.store.images import Decision
 from dicom_node.store.schema import deliveries, image_results, images, job_events, jobs, results, studies
 
@@ -27,6 +29,7 @@ class DeliveryLine:
     words: str | None
     accepted_at: datetime | None
     confirmed_at: datetime | None
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,68 @@ class EventLine:
     detail: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class ReasonLine:
+    """Jobs that ended, or wait, for the same reason."""
+
+    count: int
+    kind: str
+    lane: str
+    state: str
+    error_code: str | None
+    example: str | None
+    """What the newest of them says."""
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationLine:
+    """One destination: how it behaves, and what waits for it."""
+
+    destination: str
+    breaker: Breaker
+    waiting: int
+    """Results that it does not have yet."""
+    unconfirmed: int
+    """Results that it said it stored, and that it was not seen to have."""
+    parked: int
+    warned: int
+    """Results that it stored with a warning."""
+    last_stored_at: datetime | None
+
+
+def destination_lines(conn: Connection, destinations: Sequence[str]) -> list[DestinationLine]:
+    """The destinations, in the order given."""
+    way = deliveries.c
+    rows = conn.execute(
+        select(way.destination, way.state, func.count(), func.max(way.accepted_at)).group_by(
+            way.destination, way.state
+        )
+    ).all()
+    stored = way.state.in_((DeliveryState.ACCEPTED, DeliveryState.CONFIRMED))
+    warned: dict[str, int] = {
+        row[0]: row[1]
+        for row in conn.execute(
+            select(way.destination, func.count()).where(stored, way.status != 0).group_by(way.destination)
+        )
+    }
+    lines = []
+    for name in destinations:
+        states = {row.state: row[2] for row in rows if row.destination == name}
+        times = [row[3] for row in rows if row.destination == name and row[3]]
+        lines.append(
+            DestinationLine(
+                destination=name,
+                breaker=load_breaker(conn, name),
+                waiting=states.get(DeliveryState.QUEUED, 0),
+                unconfirmed=states.get(DeliveryState.ACCEPTED, 0),
+                parked=states.get(DeliveryState.PARKED, 0),
+                warned=warned.get(name, 0),
+                last_stored_at=max(times, default=None),
+            )
+        )
+    return lines
+
+
 def counts(conn: Connection) -> dict[str, dict[str, int]]:
     """How many images, jobs and deliveries are in each state."""
 
@@ -207,26 +272,50 @@ def study_lines(conn: Connection, *, study: str | None, limit: int) -> list[Stud
     return lines
 
 
-def job_lines(
-    conn: Connection,
-    *,
-    states: Sequence[str] = (),
-    kinds: Sequence[str] = (),
-    lane: str | None = None,
-    study: str | None = None,
-    limit: int = 100,
-) -> list[JobLine]:
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs; every condition left out takes all."""
+
+    states: Sequence[str] = ()
+    kinds: Sequence[str] = ()
+    lane: str | None = None
+    study: str | None = None
+    """Study Instance UID or accession number."""
+    reason: str | None = None
+    """Code of the error a job ended in, or waits after."""
+
+    def of(self, query: Select[Any]) -> Select[Any]:
+        """The query over jobs and studies with these conditions."""
+        for column, wanted in ((jobs.c.state, self.states), (jobs.c.kind, self.kinds)):
+            if wanted:
+                query = query.where(column.in_(wanted))
+        for column, value in ((jobs.c.lane, self.lane), (jobs.c.error_code, self.reason)):
+            if value:
+                query = query.where(column == value)
+        return _of_study(query, self.study)
+
+
+def job_lines(conn: Connection, wanted: JobFilter, *, limit: int | None = 100) -> list[JobLine]:
     """Jobs that fit, newest first."""
-    query = _jobs_query()
-    if states:
-        query = query.where(jobs.c.state.in_(states))
-    if kinds:
-        query = query.where(jobs.c.kind.in_(kinds))
-    if lane:
-        query = query.where(jobs.c.lane == lane)
+    query = wanted.of(_jobs_query()).order_by(jobs.c.id.desc()).limit(limit)
+    return [_job_line(row) for row in conn.execute(query)]
+
+
+def reason_lines(conn: Connection, wanted: JobFilter) -> list[ReasonLine]:
+    """Jobs that fit, counted by reason, the commonest first."""
+    same = (jobs.c.kind, jobs.c.lane, jobs.c.state, jobs.c.error_code)
+    query = select(func.count(), func.max(jobs.c.id), *same).join(studies, studies.c.id == jobs.c.study_id)
+    rows = conn.execute(wanted.of(query).group_by(*same).order_by(func.count().desc(), *same)).all()
     return [
-        _job_line(row)
-        for row in conn.execute(_of_study(query, study).order_by(jobs.c.id.desc()).limit(limit))
+        ReasonLine(
+            count=row[0],
+            kind=row.kind,
+            lane=row.lane,
+            state=row.state,
+            error_code=row.error_code,
+            example=conn.scalar(select(jobs.c.error_text).where(jobs.c.id == row[1])),
+        )
+        for row in rows
     ]
 
 
@@ -267,7 +356,7 @@ def _results(conn: Connection, image_ids: list[int]) -> dict[int, list[ResultLin
         select(deliveries).where(deliveries.c.result_id.in_(mine)).order_by(deliveries.c.id)
     ):
         ways[row.result_id].append(
-            DeliveryLine(row.destination, row.state, row.words, row.accepted_at, row.confirmed_at)
+            DeliveryLine(row.destination, row.state, row.words, row.accepted_at, row.confirmed_at, row.status)
         )
     made: dict[int, list[ResultLine]] = defaultdict(list)
     for row in conn.execute(

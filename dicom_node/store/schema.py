@@ -171,3 +171,18 @@ deliveries = Table(
     UniqueConstraint("result_id", "destination", name="uq_deliveries_result_destination"),
     Index("ix_deliveries_state", "state"),
 )
+
+breakers = Table(
+    "breakers",
+    metadata,
+    # No row is a destination that has never failed.
+    Column("destination", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("pauses", Integer, nullable=False),
+    Column("since", UtcDateTime),
+    Column("next_try_at", UtcDateTime),
+    Column("kind", String(16)),
+    Column("error_code", String(64)),
+    Column("error_text", Text),
+)

@@ -40,7 +40,9 @@ class Confirm:
             parcels = load_parcels(conn, [job.delivery_id for job in claimed if job.delivery_id])
         pairs = [(job, parcels[job.delivery_id or 0]) for job in claimed]
         asked = [(job, parcel) for job, parcel in pairs if parcel.state is DeliveryState.ACCEPTED]
-        yield from (Outcome(job, detail=f"is {p.state}") for job, p in pairs if (job, p) not in asked)
+        yield from (
+            Outcome(job, detail=f"is {p.state}", asked=False) for job, p in pairs if (job, p) not in asked
+        )
         if not asked:
             return
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -55,7 +56,7 @@ class Deliver:
             if parcel.state is DeliveryState.QUEUED:
                 waiting.append((job, parcel))
             else:
-                yield Outcome(job, detail=f"already {parcel.state}")
+                yield Outcome(job, detail=f"already {parcel.state}", asked=False)
         if not waiting:
             return
         items = [
@@ -68,14 +69,15 @@ class Deliver:
             for _, parcel in waiting
         ]
         sending = send(self.archive.remote, items)
-        for number, (job, parcel) in enumerate(waiting):
-            if self.stopping():
-                sending.close()
-                yield from (Outcome(left, error=Postponed()) for left, _ in waiting[number:])
-                return
-            sent = next(sending)
-            faults.step("deliver.sent")
-            yield self._outcome(job, parcel, sent)
+        with closing(sending):
+            for number, (job, parcel) in enumerate(waiting):
+                if self.stopping():
+                    sending.close()
+                    yield from (Outcome(left, error=Postponed()) for left, _ in waiting[number:])
+                    return
+                sent = next(sending)
+                faults.step("deliver.sent")
+                yield self._outcome(job, parcel, sent)
 
     def _outcome(self, job: ClaimedJob, parcel: Parcel, sent: Sent) -> Outcome:
         def accept(conn: Connection, now: datetime) -> None:

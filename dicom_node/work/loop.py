@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from dicom_node.core import faults
-from dicom_node.core.errors import NodeError, NodeInTrouble, StaleLease, StoreBusy
+from dicom_node.core.errors import NodeError, NodeInTrouble, NotTried, Says, StaleLease, StoreBusy
 from dicom_node.core.job import JobKind, RetryPolicy, retry_at
 from dicom_node.store import jobs as queue
 from dicom_node.store.database import Database
@@ -22,6 +22,7 @@ from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.process import Bells
 from dicom_node.store.recovery import take_back
 from dicom_node.telemetry.log import where
+from dicom_node.work.gate import Gate
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,12 @@ class Outcome:
     detail: str | None = None
     rings: tuple[tuple[JobKind, str], ...] = ()
     """(kind, lane) that have work once this is committed."""
+    asked: bool = True
+    """False if the job ended without a word to its destination."""
 
 
-Handler = Callable[[Sequence[ClaimedJob]], Iterable[Outcome]]
+Handler = Callable[[Sequence[ClaimedJob]], Iterator[Outcome]]
+"""Yields one outcome for each job; may be closed before its end, and what is left is then put back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +90,12 @@ class WorkLoop:
         owner: str,
         clock: Callable[[], datetime],
         on_hang: Callable[[Sequence[ClaimedJob]], None],
+        gate: Gate | None = None,
     ) -> None:
         """Prepare; `run` does the work.
 
         handler  yields one outcome for each job it is given; each is committed as it comes.
+        gate     the circuit breaker of the lane's destination.
         on_hang  called when a batch takes longer than the lane's time limit (from another thread), or when
                  one after the other fails for no known reason: only a fresh process may help then.
         """
@@ -101,6 +107,7 @@ class WorkLoop:
         self._owner = owner
         self._clock = clock
         self._on_hang = on_hang
+        self._gate = gate
         self._draw = random.SystemRandom().random
         self._failures_in_a_row = 0
 
@@ -125,9 +132,13 @@ class WorkLoop:
 
     def _step(self) -> float:
         """Do what is due; return how long to sleep after it."""
+        if self._gate is not None:
+            self._gate.tidy()
         now = self._clock()
         # A look that takes no lock comes first, since mostly there is nothing.
         with self._database.read() as conn:
+            if self._gate is not None and self._gate.allows(conn, now) == 0:
+                return _LOOK_EVERY_S
             due = queue.next_due(conn, self._lane.kind, self._lane.name, now)
         if due is None:
             return _LOOK_EVERY_S
@@ -146,16 +157,21 @@ class WorkLoop:
     def _claim(self, now: datetime) -> list[ClaimedJob]:
         lane = self._lane
         with self._database.write() as conn:
-            return queue.claim(
+            limit = None if self._gate is None else self._gate.allows(conn, now)
+            claimed = queue.claim(
                 conn,
                 lane.kind,
                 lane.name,
-                limit=lane.batch,
+                limit=lane.batch if limit is None else min(limit, lane.batch),
                 owner=self._owner,
                 lease_s=_LEASE_S,
                 now=now,
                 retries_alone=lane.retries_alone,
+                rested_first=limit is not None,
             )
+            if claimed and limit is not None and self._gate is not None:
+                self._gate.begin_trial(conn)
+            return claimed
 
     def _work(self, claimed: list[ClaimedJob]) -> None:
         open_jobs = {job.id: job for job in claimed}
@@ -163,9 +179,14 @@ class WorkLoop:
         keeper = threading.Thread(target=self._keep, args=(claimed, done), daemon=True)
         keeper.start()
         try:
-            for outcome in self._handler(claimed):
-                self._end(outcome)
+            outcomes = self._handler(claimed)
+            for outcome in outcomes:
+                must_wait = self._gate is not None and outcome.asked and self._gate.hear(outcome.error)
+                self._end(outcome, behind_the_gate=must_wait)
                 open_jobs.pop(outcome.job.id, None)
+                if must_wait:
+                    self._put_back(outcomes, open_jobs, outcome.error)
+                    break
             self._failures_in_a_row = 0
         except Exception as error:  # noqa: BLE001
             # Whatever it was, the jobs must not stay running.
@@ -177,6 +198,18 @@ class WorkLoop:
         finally:
             done.set()
             keeper.join()
+
+    def _put_back(
+        self, outcomes: Iterator[Outcome], left: dict[int, ClaimedJob], error: NodeError | None
+    ) -> None:
+        """The destination is left alone from here on: end the association, let the rest of the batch wait."""
+        if isinstance(outcomes, Generator):
+            outcomes.close()
+        if error is None or error.says is not Says.AWAY:
+            error = NotTried("it is due once the destination is back")
+        while left:
+            _, job = left.popitem()
+            self._end(Outcome(job, error=error), behind_the_gate=True)
 
     def _failure(self, error: Exception) -> NodeError:
         """What an error that the handler did not foresee means for its jobs."""
@@ -208,7 +241,8 @@ class WorkLoop:
             with suppress(StoreBusy), self._database.write() as conn:
                 queue.renew(conn, claimed, self._clock() + timedelta(seconds=_LEASE_S))
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Outcome, *, behind_the_gate: bool = False) -> None:
+        """Commit how a job ended; behind the gate it costs no attempt, and the gate says when it is due."""
         job, error, now = outcome.job, outcome.error, self._clock()
         fields = {"job": job.id, "kind": job.kind.value, "lane": job.lane, "attempt": job.attempts}
         try:
@@ -218,9 +252,9 @@ class WorkLoop:
                     _apply(outcome.effect, conn, now)
                     words, again = "job finished", None
                 else:
-                    again = self._again(job, error, now)
+                    again = now if behind_the_gate else self._again(job, error, now)
                     if again is None:
-                        queue.fail(conn, job, now, code=error.code, text=str(error))
+                        queue.fail(conn, job, now, code=error.code, text=error.for_operators)
                         _apply(outcome.on_failure, conn, now)
                         words = "job failed"
                     else:
@@ -228,10 +262,10 @@ class WorkLoop:
                             conn,
                             job,
                             now,
-                            not_before=again,
+                            not_before=again if again > now else None,
                             code=error.code,
-                            text=str(error),
-                            counted=error.counted,
+                            text=error.for_operators,
+                            counted=error.counted and not behind_the_gate,
                         )
                         words = "job will be tried again"
                 faults.step(f"{job.kind}.recorded")
@@ -254,6 +288,8 @@ class WorkLoop:
         )
 
     def _again(self, job: ClaimedJob, error: NodeError, now: datetime) -> datetime | None:
+        if isinstance(error, NotTried):
+            return now
         if not error.counted:
             return now + timedelta(seconds=_TROUBLE_PAUSE_S)
         return retry_at(
