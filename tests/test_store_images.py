@@ -1,7 +1,9 @@
 """Arrivals, studies, migrations and files on a real SQLite file and a real folder."""
 
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, insert, select
@@ -113,6 +115,30 @@ def test_opening_again_migrates_nothing(tmp_path, database):
         numbers = conn.scalars(select(applied_migrations.c.number)).all()
     again.close()
     assert numbers == [number for number, _, _ in MIGRATIONS]
+
+
+def shape(path):
+    """Every table with its columns, and every index: what two databases of one schema share."""
+    found = {}
+    with closing(sqlite3.connect(path)) as conn:
+        tables = [row[0] for row in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            columns = conn.execute(f"PRAGMA table_info({table})").fetchall()
+            indexes = [row[1] for row in conn.execute(f"PRAGMA index_list({table})")]
+            parts = {name: [row[2] for row in conn.execute(f"PRAGMA index_info({name})")] for name in indexes}
+            found[table] = (
+                {name: (kind, required, key) for _, name, kind, required, _, key in columns},
+                sorted(parts.values()),
+            )
+    return found
+
+
+def test_a_database_of_the_first_version_is_brought_to_this_one(tmp_path, database):
+    old = tmp_path / "old.sqlite"
+    with closing(sqlite3.connect(old)) as conn:
+        conn.executescript((Path(__file__).parent / "schema_1.sql").read_text())
+    open_database(old, NOW).close()
+    assert shape(old) == shape(tmp_path / "state.sqlite")
 
 
 def test_a_database_of_a_newer_program_is_refused(tmp_path, database):
