@@ -28,7 +28,7 @@ from dicom_node.dicom.reading import ReadLimits
 from dicom_node.dicom.results import BundleFacts, Equipment, ResultSettings
 from dicom_node.network.scu import RemoteAE
 from dicom_node.store.database import Database, open_database
-from dicom_node.store.files import Layout
+from dicom_node.store.files import Layout, require_free_space
 from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.process import Bells, sole_holder
 from dicom_node.supervise import Role, end_with_parent, report_ready, stop_on_signal
@@ -254,6 +254,7 @@ def _receive(base: _Base) -> None:
     from dicom_node.network.scp import ScpSettings, Spooled, StoreScp
     from dicom_node.network.seats import Seats
     from dicom_node.network.server import DoorLimits, Listener
+    from dicom_node.network.spool import SpoolLimits
     from dicom_node.work.receive import ReceiveLimits, Reception
 
     config = base.config
@@ -299,7 +300,11 @@ def _receive(base: _Base) -> None:
         ),
         max_pdu_bytes=config.listen.max_pdu_bytes,
         idle_timeout_s=config.listen.idle_timeout_s,
-        incoming=base.layout.incoming,
+        spool=SpoolLimits(
+            folder=base.layout.incoming,
+            object_bytes=reception.limits.object_bytes,
+            require_room=lambda: require_free_space(base.layout.root, reception.limits.min_free_bytes),
+        ),
     )
     # We hold the receiver's lock: whatever an earlier one was spooling will never be finished.
     for left in base.layout.incoming.glob("tmp*"):

@@ -86,6 +86,12 @@ class UidMismatch(NodeError):
     dimse_status = 0xA900
 
 
+class ClassNotAccepted(NodeError):
+    """The object's SOP class is not the one that was agreed on for its presentation context."""
+
+    dimse_status = 0x0122
+
+
 class InvalidUid(NodeError):
     """A UID breaks the rules of PS3.5 9.1."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-import tempfile
+import time
 from collections.abc import Mapping
-from pathlib import Path
+from types import SimpleNamespace
 
 import pynetdicom
-from pynetdicom import _config, evt
+from pynetdicom import _config, evt, timer
 from pynetdicom.association import Association
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import register_uid, uid_to_service_class
@@ -22,16 +22,6 @@ TESTED_WITH = ("3.0",)
 def is_tested_version() -> bool:
     """Is the installed pynetdicom one that this module was checked against?"""
     return str(pynetdicom.__version__).startswith(TESTED_WITH)
-
-
-def spool_to(incoming: Path) -> None:
-    """Make the C-STORE receiver write each data set to `incoming` as it arrives.
-
-    Bounded memory for any object size. pynetdicom takes a file name from `tempfile`, whose folder is
-    per process: the receiver is a process of its own, so nothing else is affected.
-    """
-    _config.STORE_RECV_CHUNKED_DATASET = True
-    tempfile.tempdir = str(incoming)
 
 
 def serve_storage_of(sop_classes: Mapping[str, str]) -> None:
@@ -51,6 +41,10 @@ def send_from_files() -> None:
 
 def application_entity(title: str) -> pynetdicom.AE:
     """An AE that names this implementation."""
+    # Its timers read the wall clock: a clock set forward would end every association, one set back none.
+    timer.time = SimpleNamespace(time=time.monotonic)
+    # It would format every message for a log that is silenced.
+    _config.LOG_HANDLER_LEVEL = "none"
     ae = pynetdicom.AE(ae_title=title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -77,14 +71,6 @@ def limit_silence(event: evt.Event, seconds: float) -> None:
     if holder is not None and holder.socket is not None:
         holder.socket.settimeout(seconds)
         holder.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-
-def drop_partial(association: Association) -> None:
-    """Remove what an association that ended in the middle of a data set had spooled so far."""
-    message = association.dimse.message
-    spooled = getattr(message, "_data_set_path", None)
-    if spooled is not None:
-        Path(spooled).unlink(missing_ok=True)
 
 
 def close_socket(association: Association) -> None:

@@ -16,20 +16,19 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import Verification
 
 from dicom_node.core import faults
-from dicom_node.core.errors import NodeError
+from dicom_node.core.errors import ClassNotAccepted, NodeError, ObjectUnreadable
 from dicom_node.core.image import Arrival
 from dicom_node.dicom.services import RETURNED_CLASSES, ULTRASOUND_CLASSES, UNCOMPRESSED, transfer_syntaxes_in
 from dicom_node.network.acceptor import Acceptance
 from dicom_node.network.adapter import (
     application_entity,
-    drop_partial,
     limit_silence,
     send_at_once,
     serve_storage_of,
-    spool_to,
 )
 from dicom_node.network.admission import Admission
 from dicom_node.network.server import Arrived, Door, DoorLimits, Listener, Visit
+from dicom_node.network.spool import Spool, SpoolLimits
 from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ class ScpSettings:
     door: DoorLimits
     max_pdu_bytes: int
     idle_timeout_s: float
-    incoming: Path
+    spool: SpoolLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +86,9 @@ class StoreScp:
         for sop_class in RETURNED_CLASSES:
             self._ae.add_supported_context(sop_class, list(UNCOMPRESSED))
         serve_storage_of(ULTRASOUND_CLASSES)
-        spool_to(settings.incoming)
-
         self._handlers = (
             (evt.EVT_CONN_OPEN, send_at_once),
             (evt.EVT_CONN_OPEN, limit_silence, [settings.idle_timeout_s]),
-            (evt.EVT_CONN_CLOSE, lambda event: drop_partial(event.assoc)),
             (evt.EVT_REQUESTED, settings.admission.admit),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_RELEASED, self._ended, ["association released"]),
@@ -114,13 +110,19 @@ class StoreScp:
             self._settings.admission.seats.leave(visit)
             arrived.left(visit)
 
-        return Acceptance(self._ae, self._ae.supported_contexts, self._handlers, replace(arrived, left=left))
+        return Acceptance(
+            self._ae,
+            self._ae.supported_contexts,
+            self._handlers,
+            self._settings.spool,
+            replace(arrived, left=left),
+        )
 
     def _store(self, event: evt.Event) -> int:
         """EVT_C_STORE: one object in, one status out."""
         request = event.assoc.requestor
         spooled = Spooled(
-            path=Path(event.dataset_path),
+            path=Path(event.request._dataset_path or ""),
             arrival=Arrival(
                 request.ae_title.strip(), request.primitive.called_ae_title.strip(), request.address
             ),
@@ -130,6 +132,7 @@ class StoreScp:
         started = time.monotonic()
         fields = {"peer": spooled.arrival.calling_ae_title, "address": spooled.arrival.address}
         try:
+            _require_whole(event)
             self._take(spooled)
         except NodeError as error:
             log.warning(
@@ -184,6 +187,19 @@ class StoreScp:
                 "address": event.assoc.requestor.address,
                 "count": count,
             },
+        )
+
+
+def _require_whole(event: evt.Event) -> None:
+    """Raise what is wrong with an object before anybody looks into it."""
+    spool = event.request._dataset_file
+    if not isinstance(spool, Spool):
+        raise ObjectUnreadable("the message has no data set")
+    if spool.failure is not None:
+        raise spool.failure
+    if event.request.AffectedSOPClassUID != event.context.abstract_syntax:
+        raise ClassNotAccepted(
+            f"{event.request.AffectedSOPClassUID} in a context of {event.context.abstract_syntax}"
         )
 
 
