@@ -5,8 +5,12 @@ BIN := $(VENV)/bin
 CONFIG ?= deploy/emode.yaml
 STUDY ?=
 TESTS ?= tests
+N ?= 25
+SEED ?=
+WITHOUT ?=
+REPORT ?=
 
-.PHONY: help install test lint run demo train clean
+.PHONY: help install test lint chaos run demo train clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +33,11 @@ lint: install  ## style, types, and who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chaos: install  ## N faults drawn from SEED against a real node; nothing may be lost (docs/reliability.md)
+	@sh deploy/install-test-peers.sh
+	PYTHONPATH=tests $(BIN)/python -P -m chaos --count $(N) $(if $(SEED),--seed $(SEED)) \
+		$(if $(WITHOUT),--without '$(WITHOUT)') $(if $(REPORT),--report '$(REPORT)')
 
 run: install  ## start the service with CONFIG (deploy/emode.yaml)
 	$(BIN)/emode serve --config $(CONFIG)

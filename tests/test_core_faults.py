@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -34,6 +35,11 @@ def test_list_and_call_sites_agree():
     assert set(called) == {name for name, _ in STEPS}
     assert {name: n for name, n in called.items() if n > 1} == {}  # a name is one moment
     assert len({name for name, _ in STEPS}) == len(STEPS)
+
+
+def test_the_published_contract_has_every_step():
+    published = re.findall(r"^\| `([a-z]+\.[a-z]+)` \|", DOCS.read_text(), re.MULTILINE)
+    assert published == [name for name, _ in STEPS]
 
 
 def passes(folder, name, count, flag=True):
