@@ -53,9 +53,7 @@ class Report:
         """(group, what, number), in the order of the table."""
         rows = [("fault", kind, str(number)) for kind, number in sorted(self.faults.items())]
         rows.append(("fault", "all faults", str(sum(self.faults.values()))))
-        rows.append(
-            ("fault", "named steps killed at", f"{len(self.steps)} ({min_max(self.steps)} times each)")
-        )
+        rows.append(("fault", "named steps reached", f"{len(self.steps)} ({min_max(self.steps)} times each)"))
         rows += [("total", what, str(number)) for what, number in self.verdict.totals.items()]
         rows += [("must be 0", what, str(number)) for what, number in self.verdict.wrong.items()]
         return rows
