@@ -28,8 +28,17 @@ class ImageHeader:
     rows: int = 0
     columns: int = 0
     frames: int = 1
-    own_result: bool = False
-    """True if this is a result of ours (or of another node of this product) coming back."""
+    synthetic: bool = False
+    """Does it say of itself that it is synthetic data, whoever made it?"""
+    own_mark: str = ""
+    """What tells that it is a result of this product, made here or by another node; empty if nothing does."""
+    derived_from: tuple[str, ...] = ()
+    """SOP Instance UIDs of its source images, as it names them."""
+
+    @property
+    def own_result(self) -> bool:
+        """Is it a result of this product coming back?"""
+        return bool(self.own_mark)
 
 
 @dataclass(frozen=True, slots=True)

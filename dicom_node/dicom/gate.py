@@ -37,7 +37,9 @@ _COLOUR_CODES = {
 def judge_header(header: ImageHeader) -> Skip | None:
     """Decide what the header alone decides; the receiver can ask it too."""
     if header.own_result:
-        return Skip(SkipCode.OWN_RESULT, "Marked synthetic, by this product")
+        return Skip(SkipCode.OWN_RESULT, f"Known by its {header.own_mark}")
+    if header.synthetic:
+        return Skip(SkipCode.SYNTHETIC, "Synthetic Data (0008,001C) is YES")
     if header.sop_class_uid not in ULTRASOUND_CLASSES:
         return Skip(SkipCode.NOT_ULTRASOUND, f"The SOP class is {header.sop_class_uid}")
     return _judge_image_type(header.image_type) or _judge_size(header.rows, header.columns)

@@ -2,32 +2,68 @@
 
 from __future__ import annotations
 
+import codecs
 import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import SEEK_END
 from pathlib import Path
-from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import RawDataElement
-from pydicom.multival import MultiValue
-from pydicom.sequence import Sequence
-from pydicom.tag import BaseTag
+from pydicom.charset import convert_encodings, python_encoding
 
 from dicom_node.core.errors import InvalidUid, NodeError, ObjectUnreadable
 from dicom_node.core.identity import check_received_uid
 from dicom_node.core.image import ImageHeader
+from dicom_node.dicom.marks import own_mark
+from dicom_node.dicom.values import (
+    element_value,
+    is_stepped_over,
+    items,
+    number,
+    pydicom_quiet,
+    text,
+    texts,
+    whole_number,
+)
 
-MANUFACTURER = "Emode project"
-MODEL_NAME = "Emode"
-RESULT_IMAGE_TYPE = ("DERIVED", "SECONDARY", "SYNTHETIC", "STRAIN_ELASTO")
-"""(0008,0008) of every result; values 3 and 4 are ours (PS3.3 C.7.6.1.1.2 leaves them open for SC)."""
+__all__ = [
+    "BoundedReader",
+    "element_value",
+    "header_of",
+    "is_stepped_over",
+    "items",
+    "load_source",
+    "number",
+    "open_part10",
+    "pydicom_quiet",
+    "read_dataset",
+    "read_header",
+    "text",
+    "texts",
+    "whole_number",
+]
 
 _LARGEST_ATTRIBUTE = 1 << 20
 """Bytes above which an attribute outside the pixels is stepped over: none that we use is so large."""
+
+_HEADER_BYTES = 64 << 20
+"""Of all attributes before the pixels that are not stepped over. Scanners write kilobytes, with raw data
+in private attributes some megabytes."""
+
+_READS = 150_000
+"""Times that bytes are asked for, two or three an element. Real headers take hundreds; without an end,
+elements inside elements could be walked through over and over, and a thousand bytes each be remembered."""
+
+_ENCODINGS = {codecs.lookup(name).name for name in python_encoding.values()}
+"""Python's names of the encodings that DICOM knows."""
+
+_SOURCES = 64
+"""Source images of one object that are looked at."""
+
+_TOO_MUCH = (
+    f"the attributes before the pixels are more than {_HEADER_BYTES >> 20} MiB, or too many to be an image's"
+)
 
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
@@ -43,6 +79,8 @@ class BoundedReader(io.BufferedReader):
         self.path = path
         self.size = self.seek(0, SEEK_END)
         self.seek(0)
+        self.exhausted = False
+        self.allow()
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read at most `size` bytes; raise ObjectUnreadable if asked for everything.
@@ -52,7 +90,18 @@ class BoundedReader(io.BufferedReader):
         """
         if size is None or size < 0:
             raise ObjectUnreadable("the transfer syntax is Deflated, which this node does not take")
-        return super().read(max(0, min(size, self.size - self.tell())))
+        size = max(0, min(size, self.size - self.tell()))
+        self._reads_left -= 1
+        self._bytes_left -= size
+        if self._reads_left < 0 or self._bytes_left < 0:
+            self.exhausted = True
+            raise ObjectUnreadable(_TOO_MUCH)
+        return super().read(size)
+
+    def allow(self, byte_count: int | None = None) -> None:
+        """Begin a new allowance: so many bytes (None: as many as there are), in so many pieces."""
+        self._reads_left = _READS
+        self._bytes_left = max(4 * self.size, _HEADER_BYTES) if byte_count is None else byte_count
 
 
 @contextmanager
@@ -66,19 +115,12 @@ def open_part10(path: Path) -> Iterator[BoundedReader]:
         yield file
 
 
-@contextmanager
-def pydicom_quiet() -> Iterator[None]:
-    """Keep pydicom's warnings to itself: odd values are normal here, and its texts quote patient data."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def read_dataset(file: BinaryIO) -> Dataset:
+def read_dataset(file: BoundedReader) -> Dataset:
     """Read everything before the pixels, as raw elements; the file then stands at the pixel element.
 
-    Raises ObjectUnreadable if the bytes are not a DICOM file (PS3.10).
+    Raises ObjectUnreadable if the bytes are not a DICOM file (PS3.10), or more header than any scanner makes.
     """
+    file.allow(_HEADER_BYTES)
     try:
         with pydicom_quiet():
             ds = dcmread(file, stop_before_pixels=True, defer_size=_LARGEST_ATTRIBUTE)
@@ -86,9 +128,13 @@ def read_dataset(file: BinaryIO) -> Dataset:
         raise
     # Boundary: what a parser of bytes from the wire may raise has no end.
     except Exception as error:  # noqa: BLE001
-        raise ObjectUnreadable(f"not a DICOM file, or a broken one ({type(error).__name__})") from None
+        # The parser puts errors of its own in the place of ours.
+        why = _TOO_MUCH if file.exhausted else f"not a DICOM file, or a broken one ({type(error).__name__})"
+        raise ObjectUnreadable(why) from None
+    file.allow()
     if not ds.file_meta.get("TransferSyntaxUID"):
         raise ObjectUnreadable("the file meta information names no transfer syntax")
+    _check_character_sets(ds)
     return ds
 
 
@@ -129,83 +175,23 @@ def header_of(ds: Dataset) -> ImageHeader:
         rows=max(0, whole_number(ds, "Rows") or 0),
         columns=max(0, whole_number(ds, "Columns") or 0),
         frames=max(1, whole_number(ds, "NumberOfFrames") or 1),
-        own_result=is_own_result(ds),
+        synthetic=text(ds, "SyntheticData") == "YES",
+        own_mark=own_mark(ds),
+        derived_from=tuple(
+            filter(
+                None,
+                (
+                    text(item, "ReferencedSOPInstanceUID")
+                    for item in items(ds, "SourceImageSequence")[:_SOURCES]
+                ),
+            )
+        ),
     )
 
 
-def is_own_result(ds: Dataset) -> bool:
-    """Is this a result of this product, made here or by another node?"""
-    if texts(ds, "ImageType")[2:4] == RESULT_IMAGE_TYPE[2:]:
-        return True
-    if text(ds, "SyntheticData") != "YES":
-        return False
-    makers = [ds, *items(ds, "ContributingEquipmentSequence")]
-    return any(
-        text(maker, "Manufacturer") == MANUFACTURER or text(maker, "ManufacturerModelName") == MODEL_NAME
-        for maker in makers
-    )
-
-
-def element_value(ds: Dataset, keyword: str) -> object:
-    """The value as pydicom reads it, or None if it is absent or cannot be read."""
-    tag = tag_for_keyword(keyword)
-    if tag is None or tag not in ds or is_stepped_over(ds, BaseTag(tag)):
-        return None
-    as_read = ds.get_item(tag, keep_deferred=True)
-    try:
-        with pydicom_quiet():
-            value: object = ds[tag].value
-    # Boundary: a value that breaks its VR's rules raises whatever the conversion happens to raise.
-    except Exception:  # noqa: BLE001
-        return None
-    # pydicom puts the converted element in the raw one's place; results copy the raw one, byte for byte.
-    if as_read is not None:
-        ds[tag] = as_read
-    return value
-
-
-def is_stepped_over(ds: Dataset, tag: BaseTag) -> bool:
-    """Was the value left in the file because no attribute we use is so large?"""
-    element = ds.get_item(tag, keep_deferred=True)
-    return isinstance(element, RawDataElement) and element.value is None and element.length > 0
-
-
-def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
-    """The values as stripped strings; empty if absent or unreadable."""
-    value = element_value(ds, keyword)
-    if value is None or isinstance(value, bytes | Sequence):
-        return ()
-    if isinstance(value, list | tuple | MultiValue):
-        values = tuple(str(part).strip(" \0") for part in value)
-    else:
-        values = (str(value).strip(" \0"),)
-    return values if any(values) else ()
-
-
-def text(ds: Dataset, keyword: str) -> str:
-    """The first value as a stripped string; empty if absent or unreadable."""
-    return next(iter(texts(ds, keyword)), "")
-
-
-def number(ds: Dataset, keyword: str) -> float | None:
-    """The first value as a finite number, or None."""
-    try:
-        value = float(text(ds, keyword))
-    except ValueError:
-        return None
-    return value if abs(value) < float("inf") else None
-
-
-def whole_number(ds: Dataset, keyword: str) -> int | None:
-    """The first value as an integer, or None."""
-    value = number(ds, keyword)
-    return int(value) if value is not None and value == int(value) else None
-
-
-def items(ds: Dataset, keyword: str) -> tuple[Dataset, ...]:
-    """The items of a sequence; empty if it is absent, unreadable or not a sequence."""
-    value = element_value(ds, keyword)
-    return tuple(value) if isinstance(value, Sequence) else ()
+def _sources(ds: Dataset) -> tuple[str, ...]:
+    named = (text(item, "ReferencedSOPInstanceUID") for item in items(ds, "SourceImageSequence")[:_SOURCES])
+    return tuple(filter(None, named))
 
 
 def _checked_uid(ds: Dataset, keyword: str) -> str:
@@ -213,3 +199,16 @@ def _checked_uid(ds: Dataset, keyword: str) -> str:
     if not uid:
         raise InvalidUid(f"{keyword} is missing")
     return check_received_uid(keyword, uid)
+
+
+def _check_character_sets(ds: Dataset) -> None:
+    """Raise ObjectUnreadable if the object names an encoding that is none of DICOM's (PS3.3 C.12.1.1.2).
+
+    pydicom takes any name that Python knows, even UTF-16 or zlib, in which our own words would not be ASCII.
+    A name that nobody knows does no harm: it counts as the default.
+    """
+    names = list(texts(ds, "SpecificCharacterSet"))
+    with pydicom_quiet():
+        encodings = convert_encodings(names) if names else []
+    if not {codecs.lookup(encoding).name for encoding in encodings} <= _ENCODINGS:
+        raise ObjectUnreadable("Specific Character Set names an encoding that DICOM does not have")

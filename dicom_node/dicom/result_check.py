@@ -9,7 +9,8 @@ from pydicom.tag import BaseTag
 from dicom_node.core.errors import ResultInvalid
 from dicom_node.core.identity import is_uid
 from dicom_node.core.safety import begins_synthetic
-from dicom_node.dicom.header import RESULT_IMAGE_TYPE, is_stepped_over, items, text, texts, whole_number
+from dicom_node.dicom.header import is_stepped_over, items, text, texts, whole_number
+from dicom_node.dicom.marks import RESULT_IMAGE_TYPE
 from dicom_node.dicom.patient_study import PATIENT_AND_STUDY_TYPE_2
 from dicom_node.dicom.services import SECONDARY_CAPTURE
 from dicom_node.dicom.verbatim import raw_bytes, tags_of

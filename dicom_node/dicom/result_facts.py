@@ -9,8 +9,8 @@ from typing import Literal
 
 from dicom_node.core.identity import Fact, derive_uid
 from dicom_node.core.image import ImageHeader
-from dicom_node.dicom.header import MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.label import LabelSettings
+from dicom_node.dicom.marks import MANUFACTURER, MODEL_NAME, WEIGHTS_WORDS
 from dicom_node.dicom.reading import Pane
 
 SCHEMA_VERSION = 1
@@ -122,5 +122,5 @@ def software_versions(equipment: Equipment, bundle: BundleFacts) -> tuple[str, .
     return (
         equipment.software_version,
         f"{bundle.name} {bundle.version}"[:LO_LENGTH],
-        f"weights sha256 {bundle.weights_sha256[:16]}",
+        f"{WEIGHTS_WORDS} {bundle.weights_sha256[:16]}",
     )

@@ -8,11 +8,10 @@ from pydicom import Dataset
 from pydicom.tag import BaseTag
 
 from dicom_node.dicom.header import items, text
+from dicom_node.dicom.marks import CODING_SCHEME, CONTRIBUTION_WORDS, DERIVATION_WORDS, WEIGHTS_WORDS
 from dicom_node.dicom.reading import SourceImage
 from dicom_node.dicom.result_facts import LO_LENGTH, BundleFacts, Equipment, software_versions
 from dicom_node.dicom.verbatim import copy_verbatim, keep_as_written, tags_of
-
-CODING_SCHEME = "99EMODE"
 
 _SCANNER = tags_of(
     [
@@ -56,7 +55,7 @@ def put_origin(
     ds.SourceImageSequence = [source_item]
     trained = "; trained on simulated tissue only" if bundle.trained_on_simulation else ""
     ds.DerivationDescription = (
-        "Synthetic strain elastogram predicted from one B-mode frame by a generative neural network; "
+        f"{DERIVATION_WORDS} predicted from one B-mode frame by a generative neural network; "
         f"not measured; bundle {bundle.name} {bundle.version}, colours {bundle.colormap}{trained}"
     )[:1024]
     ds.DerivationCodeSequence = [
@@ -74,7 +73,7 @@ def put_origin(
             AlgorithmFamilyCodeSequence=[code_item("123110", "DCM", "Artificial Intelligence")],
             AlgorithmName=bundle.name[:LO_LENGTH],
             AlgorithmVersion=bundle.version[:LO_LENGTH],
-            AlgorithmParameters=f"weights sha256 {bundle.weights_sha256}",
+            AlgorithmParameters=f"{WEIGHTS_WORDS} {bundle.weights_sha256}",
             AlgorithmSource=equipment.manufacturer,
         )
     ]
@@ -124,7 +123,7 @@ def _our_item(equipment: Equipment, bundle: BundleFacts, created_at: datetime) -
         DeviceSerialNumber=equipment.device_serial,
         SoftwareVersions=list(software_versions(equipment, bundle)),
         ContributionDateTime=created_at.astimezone(UTC).strftime("%Y%m%d%H%M%S.%f+0000"),
-        ContributionDescription=f"Synthetic strain elastography, weights sha256 {bundle.weights_sha256}",
+        ContributionDescription=f"{CONTRIBUTION_WORDS}, {WEIGHTS_WORDS} {bundle.weights_sha256}",
     )
     if equipment.institution:
         item.InstitutionName = equipment.institution

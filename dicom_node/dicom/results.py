@@ -16,14 +16,9 @@ from dicom_node.core.identity import (
     IMPLEMENTATION_VERSION_NAME,
 )
 from dicom_node.core.image import ImageHeader
-from dicom_node.dicom.header import (
-    RESULT_IMAGE_TYPE,
-    pydicom_quiet,
-    text,
-    texts,
-    whole_number,
-)
+from dicom_node.dicom.header import pydicom_quiet, text, texts, whole_number
 from dicom_node.dicom.label import Picture
+from dicom_node.dicom.marks import COMMENT, PRIVATE_CREATOR, PRIVATE_GROUP, RESULT_IMAGE_TYPE
 from dicom_node.dicom.patient_study import copy_patient_and_study
 from dicom_node.dicom.reading import Pane, SourceImage
 from dicom_node.dicom.result_check import check_result, ensure_valid_result
@@ -54,9 +49,6 @@ __all__ = [
     "settings_digest",
     "write_result",
 ]
-
-_PRIVATE_GROUP = 0x0099
-PRIVATE_CREATOR = "EMODE PROVENANCE 1"
 
 _LOSSY_METHODS = {
     JPEGBaseline8Bit: "ISO_10918_1",
@@ -179,7 +171,7 @@ def _put_marks(
     ds.SyntheticData = "YES"
     if text(source, "ContentQualification") in ("RESEARCH", "SERVICE") or bundle.trained_on_simulation:
         ds.ContentQualification = "RESEARCH"
-    ds.ImageComments = "AI SYNTHETIC - NOT MEASURED - predicted from B-mode by a neural network"
+    ds.ImageComments = COMMENT
     inherited = text(source, "BurnedInAnnotation")
     if pane.found_by == "regions":
         ds.BurnedInAnnotation = "NO" if settings.burned_in_policy == "from-region" else "YES"
@@ -237,7 +229,7 @@ def _put_pixels(ds: Dataset, pane: Pane, picture: Picture) -> None:
 
 def _put_provenance(ds: Dataset, pane: Pane, bundle: BundleFacts, identity: ResultIdentity) -> None:
     """What standard attributes have no room for; an archive may drop it."""
-    block = ds.private_block(_PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
+    block = ds.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
     block.add_new(0x01, "LO", bundle.weights_sha256)
     block.add_new(0x02, "LO", f"{bundle.name} {bundle.version}"[:LO_LENGTH])
     block.add_new(0x03, "LO", bundle.colormap[:LO_LENGTH])

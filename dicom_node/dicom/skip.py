@@ -13,6 +13,7 @@ class SkipCode(StrEnum):
     """Why an image is left alone; stable names for tables, screens and tests."""
 
     OWN_RESULT = "own-result"
+    SYNTHETIC = "synthetic"
     NOT_ULTRASOUND = "not-ultrasound"
     NOT_THIS_ROUTE = "not-this-route"
     DOPPLER = "doppler"
@@ -37,6 +38,10 @@ _SENTENCES: dict[SkipCode, str] = {
     SkipCode.OWN_RESULT: (
         "This is a result of this product coming back. Nothing to do; an archive rule that leaves out "
         "Secondary Capture would save the traffic."
+    ),
+    SkipCode.SYNTHETIC: (
+        "The image is synthetic, made by other equipment. What is synthetic never goes through the model: "
+        "the result would look like a finding. Send the image that the scanner made."
     ),
     SkipCode.NOT_ULTRASOUND: (
         "The object is not an ultrasound image. Nothing to do, or narrow what the archive sends here."

@@ -36,7 +36,7 @@ from dicom_node.telemetry.log import set_up_logging
 from dicom_node.work.make import Appearance, Model, make_results
 from dicom_node.work.receive import judge_arrival
 
-ADDRESS_SPACE = 6 << 30
+ADDRESS_SPACE = 4 << 30
 """Bytes after which the process gets no more: protects the machine; what counts is the resident peak."""
 
 

@@ -24,9 +24,38 @@ LIMIT_WALL_S = 180.0
 LIMIT_MIB = 700.0
 """Above what the process holds at rest. Eight bytes a pixel of the largest picture are 128 MiB."""
 
-VRS = sorted(LONG_VRS) + [b"AE", b"AS", b"CS", b"DA", b"DS", b"FD", b"IS", b"LO", b"PN", b"SH", b"SL", b"SS"]
+VRS = [*sorted(LONG_VRS), b"AE", b"AS", b"CS", b"DA", b"DS", b"FD", b"IS", b"LO", b"PN", b"SH", b"SL", b"SS"]
 VRS += [b"ST", b"TM", b"UI", b"UL", b"US", b"??", b"\0\0", b"zz", b"XX"]
 LENGTHS = (0, 1, 2, 3, 7, 255, 0x7FFF, 0xFFFE, 0xFFFF, 0x10000, 0x7FFFFFFE, 0x80000000, 0xFFFFFFFD, UNDEFINED)
+FRAMES = (b"0 ", b"-5", b"2147483647", b"99999999999999999999", b"1e9 ", b"3 ", b"inf ", b"x ")
+CHARACTER_SETS = (
+    b"ISO_IR 192",
+    b"GB18030 ",
+    b"\\ISO 2022 IR 87",
+    b"ISO 2022 IR 6\\ISO 2022 IR 149",
+    b"ISO_IR 9!9",
+    b"\0\0",
+    b"\\" * 200,
+    b"ISO_IR 100\\" * 500,
+    # Python knows these, DICOM does not.
+    *(b"utf-16", b"idna", b"punycode", b"unicode_escape", b"zlib_codec"),
+)
+UIDS = (
+    b"1.2\0.3",
+    b"\0" * 8,
+    b"1.2.3\r\n4",
+    b"1.2.840\x1b[31m",
+    b"../../etc/passwd",
+    b"1.2.3\\1.2.4",
+    b"-1.2",
+    b"1..2",
+    b"1.2.",
+    "1.٢.3".encode(),
+    b"'; DROP TABLE images;--",
+    b"",
+    b"%s%n%x",
+    b" 1.2.3 ",
+)
 HOLE = b"<HOLE>"
 """In a case's bytes, stands for as many zero bytes as the case says: written as a hole in the file."""
 
@@ -127,12 +156,8 @@ def fragments_in_fragments(rng: random.Random, seed: Seed) -> Content:
 
 
 def strange_uids(rng: random.Random, seed: Seed) -> Content:
-    tag = rng.choice((0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00080016))
-    value = rng.choice(
-        (b"1.2\0.3", b"\0" * 8, b"1.2.3\r\n4", b"1.2.840\x1b[31m", b"../../etc/passwd", b"1." * 40, b"1" * 64)
-        + (b"1.2.3\\1.2.4", b"-1.2", b"1..2", b"1.2.", "1.٢.3".encode(), b"'; DROP TABLE images;--", b"")
-        + (b"%s%n%x", b"2.25." + b"9" * 60, rng.randbytes(12), b" 1.2.3 ")
-    )
+    tag = rng.choice((0x00080016, 0x00080018, 0x0020000D, 0x0020000E))
+    value = rng.choice((*UIDS, b"1." * 40, b"1" * 64, b"2.25." + b"9" * 60, rng.randbytes(12)))
     return seed.with_element(tag, seed.encoded(tag, b"UI", value))
 
 
@@ -142,7 +167,7 @@ def absurd_layout(rng: random.Random, seed: Seed) -> Content:
         value = rng.choice((0, 1, 2, 3, 4, 7, 8, 12, 15, 16, 17, 31, 32, 64, 112, 144, 4096, 32768, 65535))
         content = _again(content, tag, seed.encoded(tag, b"US", struct.pack(f"{seed.order}H", value)))
     if rng.random() < 0.6:
-        frames = rng.choice((b"0 ", b"-5", b"2147483647", b"99999999999999999999", b"1e9 ", b"3 ", b"inf ", b"x "))
+        frames = rng.choice(FRAMES)
         content = _again(content, 0x00280008, seed.encoded(0x00280008, b"IS", frames))
     if rng.random() < 0.3:
         words = rng.choice((b"RGB ", b"YBR_FULL_422", b"PALETTE COLOR ", b"MONOCHROME1 ", b"HSV ", b"ARGB"))
@@ -212,7 +237,8 @@ def codestream_claims(rng: random.Random, seed: Seed) -> Content:
         rows, columns = rng.choice(((112, 144), (4096, 4096)))
         struct.pack_into(">LL", content, siz + 8, columns, rows)
         if rng.random() < 0.7:
-            struct.pack_into(">LL", content, siz + 24, *rng.choice(((1, 1), (3, 2), (16, 16), (2**31, 2**31))))
+            tile = rng.choice(((1, 1), (3, 2), (16, 16), (2**31, 2**31)))
+            struct.pack_into(">LL", content, siz + 24, *tile)
         if rng.random() < 0.7:
             parts = rng.choice((2, 3, 4, 255, 16384))
             old = struct.unpack_from(">H", content, siz + 40)[0]
@@ -265,7 +291,9 @@ def private_groups(rng: random.Random, seed: Seed) -> Content:
     group = rng.choice((0x0009, 0x0011, 0x0019, 0x0029, 0x0099, 0x7FD1, 0x0001, 0x0007, 0xFFFF))
     content = b""
     if rng.random() < 0.5:
-        content += seed.encoded(group << 16 | 0x10, b"LO", rng.choice((b"EMODE PROVENANCE 1", b"ACME 1.0", b"\\" * 4)))
+        content += seed.encoded(
+            group << 16 | 0x10, b"LO", rng.choice((b"EMODE PROVENANCE 1", b"ACME 1.0", b"\\" * 4))
+        )
     for _ in range(rng.choice((1, 10, 2000))):
         tag = group << 16 | rng.randrange(0x1000, 0x10FF)
         value = rng.randbytes(rng.choice((0, 2, 30)))
@@ -274,19 +302,20 @@ def private_groups(rng: random.Random, seed: Seed) -> Content:
 
 
 def character_sets(rng: random.Random, seed: Seed) -> Content:
-    names = (b"ISO_IR 192", b"GB18030 ", b"\\ISO 2022 IR 87", b"ISO 2022 IR 6\\ISO 2022 IR 149", b"ISO_IR 9!9", b"\0\0")
-    names += (b"\\" * 200, b"ISO_IR 100\\" * 500, b"utf-16", b"idna", b"punycode", b"unicode_escape", b"zlib_codec")
-    changed = _again(seed, 0x00080005, seed.encoded(0x00080005, b"CS", rng.choice(names)))
-    values = (b"\x1b$B;3ED\x1b(B^\xff\xfe", b"\x1b" * 999, b"\xff" * 64, b"\x1b$)C\xb1", rng.randbytes(64), b"=" * 90)
+    changed = _again(seed, 0x00080005, seed.encoded(0x00080005, b"CS", rng.choice(CHARACTER_SETS)))
+    values = (b"\x1b$B;3ED\x1b(B^\xff\xfe", b"\x1b" * 999, b"\xff" * 64, b"\x1b$)C\xb1", b"=" * 90)
     for tag, vr in ((0x00100010, b"PN"), (0x00081030, b"LO"), (0x0008103E, b"LO"), (0x00104000, b"LT")):
-        changed = _again(changed, tag, seed.encoded(tag, vr, rng.choice(values)))
+        value = rng.choice((*values, rng.randbytes(64)))
+        changed = _again(changed, tag, seed.encoded(tag, vr, value))
     return changed.content
 
 
 def huge_text(rng: random.Random, seed: Seed) -> Content:
     """A megabyte where a word belongs: in Implicit VR, or under a VR with a long length."""
     tag = rng.choice((0x00100010, 0x00080008, 0x00200013, 0x00281050, 0x00280008, 0x00280030, 0x00104000))
-    tag = rng.choice((tag, 0x0008103E, 0x00080050, 0x00181020, 0x00080060, 0x00280010, 0x00281101, 0x00280014))
+    tag = rng.choice(
+        (tag, 0x0008103E, 0x00080050, 0x00181020, 0x00080060, 0x00280010, 0x00281101, 0x00280014)
+    )
     part = rng.choice((b"A", b"1\\", b"\\", b"^", b"=", b"9", b"1.5\\", b"\xff", b"\x1b$B", b"\0"))
     value = (part * (1 << 20))[: rng.choice((1 << 16, 1 << 20, (1 << 20) - 2))]
     if seed.explicit and rng.random() < 0.5:
@@ -325,8 +354,12 @@ def preambles(rng: random.Random, seed: Seed) -> Content:
 
 def media_directory(rng: random.Random, seed: Seed) -> Content:
     sop_class = rng.choice((b"1.2.840.10008.1.3.10\0\0", b"1.2.840.10008.5.1.4.1.1.88.11"))
-    changed = _again(seed, 0x00080016, seed.encoded(0x00080016, b"UI", sop_class + b"\0" * (len(sop_class) % 2)))
-    record = seed.encoded(0x00041400, b"UL", b"\0\0\0\0") + seed.encoded(0x00041500, b"CS", b"..\\..\\ETC\\PASSWD ")
+    changed = _again(
+        seed, 0x00080016, seed.encoded(0x00080016, b"UI", sop_class + b"\0" * (len(sop_class) % 2))
+    )
+    record = seed.encoded(0x00041400, b"UL", b"\0\0\0\0") + seed.encoded(
+        0x00041500, b"CS", b"..\\..\\ETC\\PASSWD "
+    )
     value = seed.item(record) * rng.choice((1, 500))
     return _again(changed, 0x00041220, seed.encoded(0x00041220, b"SQ", value)).content
 

@@ -1,7 +1,8 @@
-"""What a run of hostile cases came to: counts by mutation and outcome, the worst of each, and the findings."""
+"""What a run of hostile cases came to: counts by mutation and outcome, the worst, the findings."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
@@ -35,6 +36,7 @@ class Report:
     def finding(self, words: str) -> None:
         """Something that must not happen, in one line, with what makes it happen again."""
         self.findings.append(words)
+        print(f"FINDING {words}", file=sys.stderr, flush=True)
 
     def table(self) -> str:
         """One line per mutation, then the findings."""

@@ -135,7 +135,7 @@ class Seed:
             (length,) = struct.unpack_from(f"{self.order}{'L' if size == 4 else 'H'}", content, length_at)
             element = Element(tag, vr, at, length_at, size, length_at + size, length)
             yield element
-            # What follows an element of undefined length is found by its end mark; only sequences have one here.
+            # What follows an element of undefined length is found by its end mark.
             if length == UNDEFINED:
                 end = content.find(self.end_of_sequence, element.value_at)
                 if tag >= 0x7FE00010 or end < 0:
@@ -172,7 +172,11 @@ def made() -> Iterator[Seed]:
     for name, options in shapes.items():
         pixels = {} if "frames" in options else {"pixels": still}
         ds = breast_still(
-            rows=112, columns=144, regions=[region((0, 0, 144, 112))], **pixels, **options  # type: ignore[arg-type]
+            rows=112,
+            columns=144,
+            regions=[region((0, 0, 144, 112))],
+            **pixels,
+            **options,  # type: ignore[arg-type]
         )
         buffer = io.BytesIO()
         dcmwrite(buffer, ds, enforce_file_format=True)
