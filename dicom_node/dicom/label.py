@@ -23,9 +23,9 @@ _LINE: Colour = (70, 70, 70)
 _LEGIBLE_SIDE = 256
 """Pixels. A pane whose short side is smaller is enlarged by a whole factor, so that words fit around it."""
 _LARGEST_SIDE = 1600
-_MIN_CAP = 9
+MIN_CAP = 9
 """Pixels. Capitals under this are hard to read on a diagnostic display at arm's length."""
-_SMALL_SHARE = 0.022
+SMALL_SHARE = 0.022
 """Cap height of titles and bar words, as a share of the short side."""
 _MARGIN = 12
 _MIN_ROOM = 300
@@ -126,7 +126,7 @@ def _fitted_plan(
     """Raise the label until it keeps its share of the picture, which it makes larger itself."""
     short = min(pane_height, pane_width * len(titles))
     while True:
-        cap = max(_MIN_CAP, ceil(settings.min_height_share * short))
+        cap = max(MIN_CAP, ceil(settings.min_height_share * short))
         plan = _plan(cap, pane_height, pane_width, titles, settings, footer, short)
         if plan.label.cap_px >= settings.min_height_share * min(plan.width, plan.height):
             return plan
@@ -144,7 +144,7 @@ def _plan(
 ) -> _Plan:
     font = settings.font_file
     label = lettering(cap, font, settings.text)
-    small = lettering(max(_MIN_CAP, round(_SMALL_SHARE * short)), font)
+    small = lettering(max(MIN_CAP, round(SMALL_SHARE * short)), font)
     room = max(
         pane_width * len(titles) + _MARGIN * (len(titles) - 1),
         label.widest_word(settings.text),

@@ -15,6 +15,7 @@ from pydicom import Dataset
 
 from dicom_node.core.errors import PixelsUnreadable
 from dicom_node.core.image import ImageHeader
+from dicom_node.dicom.burned_in import bears_our_title
 from dicom_node.dicom.colour import measure_colour
 from dicom_node.dicom.content import find_bmode_area
 from dicom_node.dicom.gate import judge_colour, judge_header, judge_regions, judge_signal
@@ -143,6 +144,9 @@ def _pane_of_content(frame: Bytes, ds: Dataset, findings: RegionFindings) -> Ski
     colour = judge_colour(measure_colour(frame[y0:y1, x0:x1]), flow_expected=findings.colour_flow)
     if colour is not None:
         return colour
+    # Only here: a picture with regions comes from a scanner as it is.
+    if bears_our_title(grey):
+        return Skip(SkipCode.OWN_RESULT, "Known by the words AI SYNTHETIC in its pixels")
     # Regions that no longer fit mean that the image was resampled after they were written: then its
     # pixel spacing cannot be trusted either.
     spacing_mm = None if findings.rejected else _pixel_spacing_mm(ds)

@@ -18,26 +18,33 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
+from dicom_node.core.errors import ObjectUnreadable
 from dicom_node.dicom.header import is_stepped_over, items, pydicom_quiet, texts
+
+_DEEPEST = 16
+"""Levels of sequences. What is copied has four at most; each costs a copy of everything below it."""
 
 _WORD_BYTES = {"US": 2, "SS": 2, "OW": 2, "AT": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4}
 _WORD_BYTES |= {"FD": 8, "OD": 8, "SV": 8, "UV": 8, "OV": 8}
 _PADDED_WITH_NUL = {"UI", "OB", "UN"}
 
 
-def copy_verbatim(source: Dataset, target: Dataset, tags: Iterable[BaseTag]) -> None:
+def copy_verbatim(source: Dataset, target: Dataset, tags: Iterable[BaseTag], depth: int = 0) -> None:
     """Copy those of the elements that `source` has into `target`, for Explicit VR Little Endian.
 
     Sequences are copied item by item; private elements and values too large to have been read are not.
     Numbers of a big-endian source are turned round; text has no byte order.
+    Raises ObjectUnreadable if sequences are nested deeper than any of the standard.
     """
+    if depth > _DEEPEST:
+        raise ObjectUnreadable(f"sequences are nested more than {_DEEPEST} deep")
     for tag in tags:
         if tag not in source or tag.is_private or is_stepped_over(source, tag):
             continue
         element = source.get_item(tag, keep_deferred=True)
         vr = _vr_of(tag, element.VR if element is not None else None)
         if vr == "SQ":
-            copied = [_copied_item(item) for item in items(source, keyword_for_tag(tag))]
+            copied = [_copied_item(item, depth + 1) for item in items(source, keyword_for_tag(tag))]
             # None of those that we copy may be there without an item.
             if copied:
                 target[tag] = DataElement(tag, "SQ", Sequence(copied))
@@ -76,13 +83,13 @@ def raw_bytes(ds: Dataset, tag: BaseTag) -> bytes | None:
     return (element.value or b"").rstrip(b" \0")
 
 
-def _copied_item(item: Dataset) -> Dataset:
+def _copied_item(item: Dataset, depth: int) -> Dataset:
     copied = Dataset()
     tags = [BaseTag(tag) for tag in item.keys()]  # noqa: SIM118 - a data set iterates elements
     if "CodeMeaning" in item:
         # The attributes of a code are there with a value or not at all (PS3.3 8.8).
         tags = [tag for tag in tags if _has_value(item, tag)]
-    copy_verbatim(item, copied, tags)
+    copy_verbatim(item, copied, tags, depth)
     keep_as_written(copied)
     return copied
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -47,6 +47,11 @@ class Parcel:
 def known_result(conn: Connection, sop_instance_uid: str) -> int | None:
     """The row of a result that was emitted before."""
     return conn.scalar(select(results.c.id).where(results.c.sop_instance_uid == sop_instance_uid))
+
+
+def names_result(conn: Connection, sop_instance_uids: Iterable[str]) -> bool:
+    """Is one of these a result that this node emitted?"""
+    return any(known_result(conn, uid) is not None for uid in sop_instance_uids)
 
 
 def add_result(conn: Connection, image_id: int, result: NewResult, now: datetime) -> int:

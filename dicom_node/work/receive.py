@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from dicom_node.core import faults
 from dicom_node.core.errors import ObjectTooLarge, StorageFull, UidMismatch
 from dicom_node.core.identity import check_received_uid
@@ -24,6 +26,7 @@ from dicom_node.store.files import Layout, digest_from, place_file, require_free
 from dicom_node.store.images import Novelty, Receipt, is_worth_another_try, record_arrival
 from dicom_node.store.jobs import NewJob, enqueue
 from dicom_node.store.process import Bells
+from dicom_node.store.results import names_result
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +88,7 @@ class Reception:
         faults.step("receive.synced")
         now = self.clock()
         with self.database.write() as conn:
+            skip = skip or _made_here(conn, header)
             place_file(spooled, self.layout.source(digest))
             faults.step("receive.placed")
             receipt = record_arrival(
@@ -123,6 +127,15 @@ class Reception:
             },
         )
         return receipt
+
+
+def _made_here(conn: Connection, header: ImageHeader) -> Skip | None:
+    """What our own records say of an image that bears no mark of ours any more."""
+    if names_result(conn, [header.sop_instance_uid]):
+        return Skip(SkipCode.OWN_RESULT, "This node made an object with this SOP Instance UID")
+    if names_result(conn, header.derived_from):
+        return Skip(SkipCode.OWN_RESULT, "Its source image is a result of this node")
+    return None
 
 
 def judge_arrival(

@@ -17,7 +17,12 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=10_000, help="in all")
     parser.add_argument("--seed", type=int, default=1, help="the same seed makes the same cases")
     parser.add_argument("--only", choices=["datasets", "network"], help="one half alone, with all the cases")
+    parser.add_argument("--case", type=int, help="one data set alone, by the number that a finding names")
     arguments = parser.parse_args()
+    if arguments.case is not None:
+        datasets.run(1, arguments.seed, report := Report(), first=arguments.case)
+        print(report.table())
+        return 1 if report.findings else 0
     halves = {"datasets": datasets.run}
     if importlib.util.find_spec("fuzz.network") is not None:
         from fuzz import network
