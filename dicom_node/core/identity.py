@@ -42,7 +42,9 @@ def check_received_uid(name: str, text: str) -> str:
     here, because no path or query is ever built from a received UID, so they pass.
     """
     if len(text) > 64 or not _UID_OF_THE_WIRE.fullmatch(text):
-        raise InvalidUid(f"{name} is {text[:80]!r}; expected digits and dots, at most 64 characters")
+        # Only what consists of digits and dots is quoted: anything may stand where a UID belongs, a name too.
+        shown = repr(text[:80]) if re.fullmatch(r"[0-9.]*", text) else "not made of digits and dots"
+        raise InvalidUid(f"{name} is {shown}; expected digits and dots, at most 64 characters")
     return text
 
 

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 import time
 
-from fuzz import datasets
+from fuzz import datasets, wire
 from fuzz.report import Report
 
 
@@ -34,6 +34,8 @@ def main() -> int:
     for number, half in enumerate(halves.values()):
         share = arguments.cases // len(halves)
         half(share + (arguments.cases % len(halves) if number == 0 else 0), arguments.seed, report)
+    if arguments.only != "network":
+        wire.run(min(100, arguments.cases), arguments.seed, report)
     print(report.table())
     print(f"{report.cases} cases in {time.monotonic() - started:.0f} s, seed {arguments.seed}")
     return 1 if report.findings else 0
