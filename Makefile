@@ -6,11 +6,12 @@ CONFIG ?= deploy/emode.yaml
 STUDY ?=
 TESTS ?= tests
 N ?= 25
+CASES ?= 10000
 SEED ?=
 WITHOUT ?=
 REPORT ?=
 
-.PHONY: help install test lint chaos run demo train clean
+.PHONY: help install test lint chaos fuzz run demo train clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +39,9 @@ chaos: install  ## N faults drawn from SEED against a real node; nothing may be 
 	@sh deploy/install-test-peers.sh
 	PYTHONPATH=tests $(BIN)/python -P -m chaos --count $(N) $(if $(SEED),--seed $(SEED)) \
 		$(if $(WITHOUT),--without '$(WITHOUT)') $(if $(REPORT),--report '$(REPORT)')
+
+fuzz: install  ## CASES hostile data sets and network peers (10000); the same SEED makes the same ones
+	PYTHONPATH=tests $(BIN)/python -P -m fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
 run: install  ## start the service with CONFIG (deploy/emode.yaml)
 	$(BIN)/emode serve --config $(CONFIG)

@@ -21,6 +21,7 @@ class Routing(StrEnum):
     PER_INSTANCE = "per_instance"
     STABLE_STUDY = "stable_study"
     STABLE_STUDY_NAIVE = "stable_study_naive"
+    STABLE_STUDY_EVERYWHERE = "stable_study_everywhere"
 
 
 class Orthanc:
@@ -46,6 +47,7 @@ class Orthanc:
 
         modalities  name -> (AE title, host, port).
         route_to    which of them `routing` forwards to; what comes from its AE title is its results.
+                    STABLE_STUDY_EVERYWHERE takes several, with commas between.
         closed      refuse AE titles that are not among the modalities.
         """
         self.folder = folder
@@ -222,7 +224,7 @@ class Orthanc:
         return self._server
 
     def _rule(self, routing: Routing, route_to: str) -> tuple[Path, ...]:
-        known = self._modalities[route_to]
+        known = self._modalities[route_to.split(",")[0]]
         self.folder.mkdir(parents=True, exist_ok=True)
         names = self.folder / "route_to.lua"
         names.write_text(f"ROUTE_TO = '{route_to}'\nOWN_AET = '{known.aet}'\n")
