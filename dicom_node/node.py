@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dicom_node.config import DEFAULT_BUNDLE_NAME, Config
+from dicom_node.config.sections import Destination, DestinationTls, ListenTls
 from dicom_node.core import faults
 from dicom_node.core.breaker import BreakerPolicy
-from dicom_node.core.errors import BundleUnusable, ListenFailed, PredictionFailed
+from dicom_node.core.errors import BundleUnusable, ListenFailed, NodeError, PredictionFailed
+from dicom_node.core.identity import is_loopback
 from dicom_node.core.job import JobKind, RetryPolicy
 from dicom_node.core.rules import PRIORITIES, DeliverWhen, Match, Route
 from dicom_node.core.study import SettlePolicy
@@ -27,12 +29,19 @@ from dicom_node.dicom.label import LabelSettings
 from dicom_node.dicom.reading import ReadLimits
 from dicom_node.dicom.results import BundleFacts, Equipment, ResultSettings
 from dicom_node.network.scu import RemoteAE
+from dicom_node.network.tls import ClientTls, Verify
 from dicom_node.store.database import Database, open_database
 from dicom_node.store.files import Layout, require_free_space
 from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.process import Bells, sole_holder
-from dicom_node.supervise import Role, end_with_parent, report_ready, stop_on_signal
+from dicom_node.supervise import Role, end_with_parent, on_hangup, report_ready, stop_on_signal
 from dicom_node.telemetry.log import where
+from dicom_node.trust.certificates import CertificateName, Expiry
+from dicom_node.trust.contexts import Profile, TlsFiles, client_context, server_context
+from dicom_node.trust.credentials import Credentials
+from dicom_node.trust.files import Secret
+from dicom_node.trust.watch import PeerCertificates, expiries, peer_expiries
+from dicom_node.trust.watch import report as report_expiries
 
 if TYPE_CHECKING:
     from dicom_node.work.deliver import Archive
@@ -43,6 +52,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DRAIN_S = 20.0
+_FOLLOW_CERTIFICATES_S = 60.0
+_REPORT_EXPIRY_S = 86400.0
 _DELIVER_BATCH = 100
 _CONFIRM_BATCH = 500
 _CONFIRM_POLICY = RetryPolicy(first_delay_s=1.0, factor=2.0, cap_s=3600.0, jitter=0.1)
@@ -96,9 +107,79 @@ def remotes_of(config: Config) -> dict[str, RemoteAE]:
             calling_ae_title=section.calling_ae_title,
             connect_timeout_s=section.connect_timeout_s,
             answer_timeout_s=section.answer_timeout_s,
+            tls=_client_tls(name, section),
         )
         for name, section in config.destinations.items()
     }
+
+
+def _client_tls(name: str, section: Destination) -> ClientTls | None:
+    if section.tls is None:
+        return None
+    verify = Verify(section.tls.verify)
+    return ClientTls(
+        Credentials(
+            _files_of(f"destinations.{name}.tls", section.tls),
+            lambda files: client_context(files, now(), check_host=verify is Verify.HOST),
+        ),
+        server_name=section.tls.server_name or section.host,
+        verify=verify,
+        fingerprints=frozenset(section.tls.fingerprints),
+    )
+
+
+def listening_credentials(config: Config) -> Credentials | None:
+    """The identity that callers over TLS see, if there is such a listener."""
+    section = config.listen.tls
+    if section is None:
+        return None
+    return Credentials(
+        _files_of("listen.tls", section),
+        lambda files: server_context(files, now(), require_certificate=section.require_certificate),
+    )
+
+
+def listening_on(config: Config) -> list[tuple[str, int]]:
+    """The ways in: what is spoken, and on which port."""
+    ways = [("plain DICOM", config.listen.port)] if config.listen.port is not None else []
+    return [*ways, *([("TLS", config.listen.tls.port)] if config.listen.tls else [])]
+
+
+def all_credentials(config: Config) -> list[Credentials]:
+    """Every identity of this node, in and out."""
+    listening = listening_credentials(config)
+    calling = [remote.tls.credentials for remote in remotes_of(config).values() if remote.tls]
+    return [*([listening] if listening else []), *calling]
+
+
+def certificate_problems(config: Config) -> list[str]:
+    """What is wrong with the files of TLS as they are now: each with the file, the fact, the next step."""
+    problems = []
+    for credentials in all_credentials(config):
+        try:
+            credentials.try_files()
+        except NodeError as error:
+            problems.append(f"{credentials.files.name}: {error}")
+    return problems
+
+
+def certificate_expiries(config: Config) -> list[Expiry]:
+    """Every certificate in use, those that peers showed too, the first to end first."""
+    warn_days = config.certificates.warn_days
+    files = [credentials.files for credentials in all_credentials(config)]
+    seen = peer_expiries(layout_of(config).peer_certificates, now(), warn_days)
+    return sorted([*expiries(files, now(), warn_days), *seen], key=lambda expiry: expiry.ends)
+
+
+def _files_of(name: str, section: ListenTls | DestinationTls) -> TlsFiles:
+    return TlsFiles(
+        name=name,
+        certificate=section.certificate,
+        key=section.key,
+        password=Secret(section.key_password_file, section.key_password_env),
+        trust=section.trust,
+        profile=Profile(section.profile),
+    )
 
 
 def archives_of(config: Config) -> dict[str, Archive]:
@@ -229,6 +310,7 @@ def run_role(role: Role, config: Config, *, supervised: bool) -> None:
     """Be one process of the node until a signal, or the supervisor's end, says stop."""
     stop = threading.Event()
     stop_on_signal(stop.set)
+    on_hangup(lambda: None)  # the roles with certificates say what a reload is to them
     if supervised:
         end_with_parent(stop)
     os.umask(0o077)
@@ -280,14 +362,30 @@ def _receive(base: _Base) -> None:
             sop_instance_uid=spooled.sop_instance_uid,
         )
 
+    credentials = listening_credentials(config)
+    listeners: dict[str, Listener] = {}
+    if config.listen.port is not None:
+        listeners["port"] = Listener(config.listen.host, config.listen.port)
+    if credentials is not None and config.listen.tls is not None:
+        listeners["tls_port"] = Listener(config.listen.host, config.listen.tls.port, credentials.context)
+        credentials.refresh()  # what is wrong with the files is said now, not when somebody calls
+        on_hangup(lambda: credentials.refresh(force=True))
     settings = ScpSettings(
-        listeners=(Listener(config.listen.host, config.listen.port),),
+        listeners=tuple(listeners.values()),
         admission=Admission(
             called_ae_titles=frozenset(route.called_ae_title for route in routes),
             peers=tuple(
-                AllowedPeer(peer.ae_title, tuple(ip_network(a) for a in peer.addresses))
+                AllowedPeer(
+                    peer.ae_title,
+                    tuple(ip_network(a) for a in peer.addresses),
+                    certificates=tuple(CertificateName.parse(text) for text in peer.certificates),
+                    plain=peer.plain,
+                )
                 for peer in config.peers
             ),
+            saw_certificate=PeerCertificates(
+                base.layout.peer_certificates, now, config.certificates.warn_days
+            ).see,
             accept_unknown_peers=config.accept_unknown_peers,
             seats=Seats(config.listen.max_associations, config.listen.max_associations_per_peer),
         ),
@@ -311,13 +409,21 @@ def _receive(base: _Base) -> None:
         left.unlink(missing_ok=True)
     scp = StoreScp(settings, take)
     try:
-        (port,) = scp.start()
+        ports = dict(zip(listeners, scp.start(), strict=True))
     except OSError as error:
-        raise ListenFailed(f"{config.listen.host}:{config.listen.port}: {error.strerror}") from error
+        tried = " or ".join(str(listener.port) for listener in listeners.values())
+        raise ListenFailed(f"{config.listen.host}:{tried}: {error.strerror}") from error
     if config.accept_unknown_peers:
         log.warning("anybody may call this node", extra={"action": "accept-unknown-peers"})
-    report_ready(port=port)
-    base.stop.wait()
+    if "port" in ports and not is_loopback(config.listen.host):
+        log.warning(
+            "PLAIN DICOM, not encrypted, is open to the network; set listen.tls, and listen.port: null",
+            extra={"action": "plain-dicom", "address": config.listen.host, "port": ports["port"]},
+        )
+    report_ready(**ports)
+    while not base.stop.wait(_FOLLOW_CERTIFICATES_S):
+        if credentials is not None:
+            credentials.refresh()
     scp.stop(_DRAIN_S)
 
 
@@ -362,7 +468,8 @@ def _carry(base: _Base) -> None:
 
     config = base.config
     lanes: dict[Lane, Handler] = {}
-    for name, archive in archives_of(config).items():
+    archives = archives_of(config)
+    for name, archive in archives.items():
         retry = config.destinations[name].retry
         policy = RetryPolicy(retry.first_delay_s, retry.factor, retry.cap_s)
         # As long as the slowest honest answers may take: every answer has its own time limit, so this
@@ -374,6 +481,13 @@ def _carry(base: _Base) -> None:
         lanes[Lane(JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s)] = Confirm(
             archive, base.database
         )
+    calling = [archive.remote.tls.credentials for archive in archives.values() if archive.remote.tls]
+
+    def follow_certificates(*, force: bool = False) -> None:
+        for credentials in calling:
+            credentials.refresh(force=force)
+
+    on_hangup(lambda: follow_certificates(force=True))
     ticks = Ticks(
         database=base.database,
         layout=base.layout,
@@ -381,6 +495,10 @@ def _carry(base: _Base) -> None:
         settle=SettlePolicy(config.settle.quiet_s, config.settle.max_wait_s),
         lanes=[(JobKind.INFER, INFER_LANE), *((lane.kind, lane.name) for lane in lanes)],
         clock=now,
+        others=(
+            (follow_certificates, _FOLLOW_CERTIFICATES_S),
+            (lambda: report_expiries(certificate_expiries(config)), _REPORT_EXPIRY_S),
+        ),
     )
     scheduler = ticks.start()
     try:

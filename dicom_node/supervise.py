@@ -59,11 +59,21 @@ class Supervisor:
         self._fatal: int | None = None
         self._ready: set[Role] = set()
         self._was_ready: set[Role] = set()
+        self._processes: dict[Role, subprocess.Popen[str]] = {}
         self._lock = threading.Lock()
 
     def stop(self) -> None:
         """Ask all processes to end what is in hand and leave."""
         self._stop.set()
+
+    def reload(self) -> None:
+        """Have the processes read files anew that may change while they run: certificates and keys."""
+        with self._lock:
+            for (
+                role
+            ) in self._ready:  # one that is still starting would die of the signal, and reads them anyway
+                self._processes[role].send_signal(signal.SIGHUP)
+        log.info("certificates are read anew", extra={"action": "reload"})
 
     def run(self) -> int:
         """Run until `stop`, or until a role says that its configuration is wrong; return the exit status."""
@@ -159,6 +169,7 @@ class Supervisor:
                 extra={"action": "ready", "role": role.value, "pid": process.pid, **facts},
             )
             with self._lock:
+                self._processes[role] = process
                 self._ready.add(role)
                 self._was_ready.add(role)
                 everybody = len(self._ready) == len(Role)
@@ -174,6 +185,15 @@ def stop_on_signal(stop: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
+
+
+def on_hangup(reload: Callable[[], None]) -> None:
+    """Call `reload` in a thread of its own on SIGHUP."""
+
+    def handle(number: int, frame: Any) -> None:
+        threading.Thread(target=reload, name="reload", daemon=True).start()
+
+    signal.signal(signal.SIGHUP, handle)
 
 
 def end_with_parent(stop: threading.Event) -> None:

@@ -1,5 +1,6 @@
 """The configuration: strict, all problems at once, and the shipped file is its manual."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,12 @@ from dicom_node.core.errors import ConfigInvalid
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "deploy" / "emode.yaml"
+
+
+def with_optional_parts() -> str:
+    """The shipped file with every part in use that stands behind `#:`."""
+    return re.sub(r"(?m)^( *)#: ", r"\1", SHIPPED.read_text())
+
 
 MINIMAL = """
 peers: [{ae_title: PACS, addresses: [127.0.0.1]}]
@@ -52,7 +59,15 @@ def test_the_shipped_file_names_every_key():
             for item in node:
                 yield from written(item)
 
-    assert set(keys(Config)) <= set(written(yaml.safe_load(SHIPPED.read_text())))
+    assert set(keys(Config)) <= set(written(yaml.safe_load(with_optional_parts())))
+
+
+def test_the_optional_parts_of_the_shipped_file_are_valid_and_show_the_defaults():
+    config = parse_config(with_optional_parts(), folder=SHIPPED.parent)
+    required = {"certificate", "key", "trust"}
+    for section in (config.listen.tls, config.destinations["archive"].tls):
+        shown = section.model_dump(exclude=required)
+        assert shown == type(section)(trust="t", certificate="c", key="k").model_dump(exclude=required)
 
 
 def test_every_key_says_what_it_means():
@@ -132,3 +147,61 @@ def test_configuration_is_frozen():
     config = parse_config(MINIMAL, folder=Path("/"))
     with pytest.raises(ValueError, match="frozen"):
         config.listen.port = 1
+
+
+PEER = "peers: [{ae_title: PACS, addresses: [127.0.0.1]"
+TLS = "tls: {certificate: c.pem, key: c.key, trust: ca.pem}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (MINIMAL + "listen: {port: null}", "line 5: listen.port: without it nobody can call"),
+        (
+            MINIMAL + "listen: {port: 2762, " + TLS + "}",
+            "line 5: listen.tls.port: 2762 is the port of plain DICOM",
+        ),
+        (
+            MINIMAL + "listen: {host: 0.0.0.0}\naccept_unknown_peers: true",
+            "line 6: accept_unknown_peers: with plain DICOM on 0.0.0.0, anybody on the network could call",
+        ),
+        (
+            MINIMAL.replace(PEER, PEER + ", certificates: ['cn:US1']"),
+            "line 2: peers[0].certificates: are only seen over TLS; set listen.tls",
+        ),
+        (
+            MINIMAL.replace(PEER, PEER + ", plain: false"),
+            "line 2: peers[0].plain: this peer could not call at all; set listen.tls",
+        ),
+        (
+            MINIMAL.replace(PEER, PEER + ", certificates: ['ab:cd']") + "listen: {" + TLS + "}",
+            "peers[0].certificates[0]: not a SHA-256 fingerprint",
+        ),
+        (
+            MINIMAL.replace("pacs.local", "pacs.local, tls: {trust: ca.pem, verify: fingerprint}"),
+            "verify: fingerprint and a list of fingerprints belong together",
+        ),
+        (
+            MINIMAL.replace("pacs.local", "pacs.local, tls: {trust: ca.pem, key: k}"),
+            "certificate and key belong together",
+        ),
+    ],
+)
+def test_what_tls_and_plain_dicom_may_not_be(text, words):
+    (problem,) = problems(text)
+    assert words in problem
+
+
+def test_anybody_may_call_over_tls_from_everywhere():
+    listen = "listen: {host: 0.0.0.0, port: null, " + TLS + "}\naccept_unknown_peers: true\n"
+    config = parse_config(MINIMAL + listen, folder=Path("/etc/emode"))
+    assert config.listen.tls.key == Path("/etc/emode/c.key")
+    assert config.listen.tls.port == 2762
+
+
+def test_a_fingerprint_may_be_written_as_openssl_prints_it():
+    text = MINIMAL.replace(
+        PEER, PEER + f", certificates: ['SHA256:{':'.join(['AB'] * 32)}', 'dns:US1.Local']"
+    )
+    config = parse_config(text + "listen: {" + TLS + "}", folder=Path("/"))
+    assert config.peers[0].certificates == ("sha256:" + "ab" * 32, "dns:us1.local")

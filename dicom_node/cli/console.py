@@ -21,6 +21,7 @@ from rich.table import Table
 from dicom_node.config import Config, load_config
 from dicom_node.core.errors import NodeError
 from dicom_node.store.database import Database, open_existing_database
+from dicom_node.trust.certificates import Expiry
 
 EXIT_INCOMPLETE = 1
 """The command ran, but not everything succeeded: an object was refused, a job is in no state for it."""
@@ -96,7 +97,25 @@ def opened(path: Path) -> Iterator[Database]:
         database.close()
 
 
+CERTIFICATE_COLUMNS = ("ends", "days left", "certificate", "file", "")
+
+
+def certificate_row(expiry: Expiry) -> tuple[object, ...]:
+    """One certificate in a table of CERTIFICATE_COLUMNS."""
+    return (
+        expiry.ends,
+        expiry.days_left,
+        expiry.use,
+        expiry.path,
+        marked(expiry.standing.value.replace("-", " ")),
+    )
+
+
 _COLOURS = {
+    "expired": "red",
+    "not yet valid": "red",
+    "ends soon": "yellow",
+    "good": "green",
     "confirmed": "green",
     "done": "green",
     "accepted": "cyan",

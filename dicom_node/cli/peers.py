@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,10 @@ from dicom_node.cli.files import part10_files
 from dicom_node.core.errors import DestinationUnreachable, NodeError
 from dicom_node.core.identity import is_ae_title
 
+if TYPE_CHECKING:
+    from dicom_node.network.scu import RemoteAE
+    from dicom_node.network.tls import Agreed
+
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?P<host>.+):(?P<port>[0-9]{1,5})")
 
 
@@ -42,36 +46,71 @@ def echo(
     if destination not in remotes:
         leave(f"{destination!r} is not a destination; defined are: {', '.join(remotes)}", EXIT_USAGE)
     try:
-        seconds = c_echo(remotes[destination])
+        answer = c_echo(remotes[destination])
     except NodeError as error:
         if json_:
             show_json({"destination": destination, "ok": False, "code": error.code, "error": str(error)})
             raise typer.Exit(EXIT_UNREACHABLE) from None
         leave(error, EXIT_UNREACHABLE)
+    tls = _tls_facts(answer.tls)
     if json_:
-        show_json({"destination": destination, "ok": True, "seconds": seconds})
-    else:
-        out.print(f"{remotes[destination]} answered C-ECHO in {seconds:.3f} s")
+        show_json({"destination": destination, "ok": True, "seconds": answer.seconds, "tls": tls})
+        return
+    out.print(f"{remotes[destination]} answered C-ECHO in {answer.seconds:.3f} s", markup=False)
+    if tls is None:
+        out.print("plain DICOM: not encrypted")
+    for name, value in (tls or {}).items():
+        out.print(f"  {name.replace('_', ' ')}: {value}", markup=False)
 
 
-def send(
-    files: Annotated[list[Path], typer.Argument(help="DICOM files or folders.", exists=True)],
-    to: Annotated[str, typer.Option(help="Receiver, as AET@HOST:PORT.")],
-    calling: Annotated[str, typer.Option(help="Our calling AE title.")] = "EMODE",
-    json_: JsonOption = False,
-) -> None:
-    """C-STORE files to any receiver, each in the transfer syntax it has."""
-    from dicom_node.network.scu import Outgoing, RemoteAE
-    from dicom_node.network.scu import send as c_store
+def _tls_facts(agreed: Agreed | None) -> dict[str, object] | None:
+    """What protected an association, for people."""
+    if agreed is None:
+        return None
+    facts: dict[str, object] = {"protocol": agreed.protocol, "cipher": agreed.cipher}
+    if agreed.peer is not None:
+        facts |= {
+            "certificate": agreed.peer.subject,
+            "fingerprint": f"sha256:{agreed.peer.fingerprint}",
+            "expires": agreed.peer.not_after,
+        }
+    return facts
+
+
+def _destination(name: str, config: Path) -> RemoteAE:
+    from dicom_node.node import remotes_of
+
+    remotes = remotes_of(config_or_exit(config))
+    if name not in remotes:
+        leave(f"--to {name!r} is not a destination; defined are: {', '.join(remotes)}", EXIT_USAGE)
+    return remotes[name]
+
+
+def _address(to: str, calling: str) -> RemoteAE:
+    from dicom_node.network.scu import RemoteAE
 
     address = _ADDRESS.fullmatch(to)
     if not address or not is_ae_title(address["title"]) or not 0 < int(address["port"]) < 65536:
         leave(f"--to {to!r}: write it as AET@HOST:PORT, for example PACS@10.1.2.3:104", EXIT_USAGE)
     if not is_ae_title(calling):
         leave(f"--calling {calling!r} is not an AE title", EXIT_USAGE)
-    remote = RemoteAE(
-        "receiver", address["title"], address["host"], int(address["port"]), calling, 10.0, 60.0
-    )
+    return RemoteAE("receiver", address["title"], address["host"], int(address["port"]), calling, 10.0, 60.0)
+
+
+def send(
+    files: Annotated[list[Path], typer.Argument(help="DICOM files or folders.", exists=True)],
+    to: Annotated[
+        str, typer.Option(help="Receiver: AET@HOST:PORT, or a destination's name from the configuration.")
+    ],
+    calling: Annotated[str, typer.Option(help="Our calling AE title, for AET@HOST:PORT.")] = "EMODE",
+    config: ConfigOption = DEFAULT_CONFIG,
+    json_: JsonOption = False,
+) -> None:
+    """C-STORE files to any receiver, each in the transfer syntax it has."""
+    from dicom_node.network.scu import Outgoing
+    from dicom_node.network.scu import send as c_store
+
+    remote = _destination(to, config) if "@" not in to else _address(to, calling)
     items: list[Outgoing] = []
     unreadable: list[tuple[Path, str]] = []
     for path in part10_files(files):

@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.console import (
+    CERTIFICATE_COLUMNS,
     DEFAULT_CONFIG,
     EXIT_INCOMPLETE,
     EXIT_USAGE,
     ConfigOption,
     JsonOption,
+    certificate_row,
     config_or_exit,
     leave,
     out,
@@ -23,7 +25,14 @@ from dicom_node.cli.console import (
 )
 from dicom_node.config import DEFAULT_BUNDLE_NAME, Config, parse_config
 from dicom_node.core.errors import AlreadyRunning, ConfigInvalid, NodeError, SchemaMismatch
-from dicom_node.supervise import EXIT_FATAL, Role, Supervisor, receive_configuration, stop_on_signal
+from dicom_node.supervise import (
+    EXIT_FATAL,
+    Role,
+    Supervisor,
+    on_hangup,
+    receive_configuration,
+    stop_on_signal,
+)
 from dicom_node.telemetry.log import set_up_logging, where
 
 log = logging.getLogger(__name__)
@@ -46,11 +55,15 @@ def serve(
     else:
         settings = config_or_exit(config)
     set_up_logging(settings.log.level, settings.log.format)
+    if not supervised:
+        # A process that is started again must not stay away because somebody is just renewing a file.
+        _refuse_unsafe_files(settings)
     if role is None:
         text = config.read_text(encoding="utf-8")
         parse_config(text, folder=config.parent.resolve(), source=str(config))  # this very text
         supervisor = Supervisor(config, text)
         stop_on_signal(supervisor.stop)
+        on_hangup(supervisor.reload)
         raise typer.Exit(supervisor.run())
     from dicom_node.node import run_role
 
@@ -74,11 +87,22 @@ def serve(
         raise typer.Exit(EXIT_INCOMPLETE) from None
 
 
+def _refuse_unsafe_files(settings: Config) -> None:
+    """Leave if a key is open to others, or files of TLS cannot be used: every problem at once."""
+    from dicom_node.node import certificate_problems
+
+    problems = certificate_problems(settings)
+    if problems:
+        leave(
+            "\n".join([f"{len(problems)} problem(s) with files", *(f"  {p}" for p in problems)]), EXIT_USAGE
+        )
+
+
 def check(
     config: Annotated[Path, typer.Argument(help="Configuration file.")], json_: JsonOption = False
 ) -> None:
     """Check a configuration: every problem at once, or what it means."""
-    from dicom_node.node import appearance_of
+    from dicom_node.node import appearance_of, certificate_expiries, listening_on
 
     settings = config_or_exit(config)
     try:
@@ -90,12 +114,17 @@ def check(
             leave(
                 f'bundles.{name}: {where_it_is} holds no bundle; "default" is the one that ships', EXIT_USAGE
             )
+    _refuse_unsafe_files(settings)
+    certificates = certificate_expiries(settings)
     if json_:
         show_json(settings.model_dump(mode="json"))
         return
     out.print(f"{config}: valid")
+    if certificates:
+        show_table("Certificates", CERTIFICATE_COLUMNS, (certificate_row(each) for each in certificates))
+    ways = [f"{way} on {settings.listen.host}:{port}" for way, port in listening_on(settings)]
     show_table(
-        f"Routes (listening on {settings.listen.host}:{settings.listen.port})",
+        f"Routes (listening for {', '.join(ways)})",
         (
             "route",
             "called AE title",
@@ -122,9 +151,23 @@ def check(
     )
     show_table(
         "Who may call" if not settings.accept_unknown_peers else "Who may call: ANYBODY",
-        ("calling AE title", "addresses"),
-        ((peer.ae_title, ", ".join(peer.addresses)) for peer in settings.peers),
+        ("calling AE title", "addresses", "how"),
+        (
+            (peer.ae_title, ", ".join(peer.addresses), _how(settings, peer.plain, peer.certificates))
+            for peer in settings.peers
+        ),
     )
+
+
+def _how(settings: Config, plain: bool, certificates: tuple[str, ...]) -> str:
+    """How a peer may call, for the table of peers."""
+    ways = []
+    if plain and not certificates and settings.listen.port is not None:
+        ways.append("plain DICOM")
+    if settings.listen.tls is not None:
+        shown = ", ".join(certificates) or "any trusted certificate"
+        ways.append(f"TLS with {shown}" if settings.listen.tls.require_certificate or certificates else "TLS")
+    return "; ".join(ways)
 
 
 def schema() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rich.markup import escape
+
 from dicom_node.cli.console import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -25,6 +27,7 @@ from dicom_node.store import overview
 from dicom_node.store.jobs import unfinished_lanes
 from dicom_node.store.process import is_held
 from dicom_node.supervise import Role
+from dicom_node.trust.certificates import Standing
 
 
 def status(
@@ -34,7 +37,7 @@ def status(
     json_: JsonOption = False,
 ) -> None:
     """Show each image's way through the node, with times: the answer to "where is my study?"."""
-    from dicom_node.node import layout_of, now
+    from dicom_node.node import certificate_expiries, certificate_problems, layout_of, now
 
     settings = config_or_exit(config)
     with opened(layout_of(settings).database) as database, database.read() as conn:
@@ -43,6 +46,8 @@ def status(
         lanes = unfinished_lanes(conn)
         destinations = overview.destination_lines(conn, list(settings.destinations))
     layout = layout_of(settings)
+    expiring = [each for each in certificate_expiries(settings) if each.standing is not Standing.GOOD]
+    unusable = certificate_problems(settings)
     roles = {role.value: is_held(layout.lock(role)) for role in Role}
     known = set(settings.destinations)
     forsaken = sorted({lane for kind, lane in lanes if kind is not JobKind.INFER} - known)
@@ -53,6 +58,8 @@ def status(
                 "counts": counts,
                 "destinations": destinations,
                 "not_configured": forsaken,
+                "certificates": expiring,
+                "certificate_problems": unusable,
                 "images": lines,
             }
         )
@@ -63,6 +70,12 @@ def status(
         )
     )
     show_sentences(destinations, now())
+    for problem in unusable:
+        out.print(f"[red]{escape(problem)}[/] (a running node keeps the certificates it had)", soft_wrap=True)
+    for each in expiring:
+        colour = "yellow" if each.standing is Standing.ENDS_SOON else "red"
+        name = f"{each.use} ({each.path})" if each.path else each.use
+        out.print(f"[{colour}]{escape(name)}: {each.words}[/]", soft_wrap=True)
     for name in forsaken:
         out.print(f"[red]destination {name} is no longer configured and has unfinished deliveries[/]")
     for what, states in counts.items():

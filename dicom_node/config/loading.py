@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from dicom_node.config.sections import DEFAULT_BUNDLE_NAME, Config
 from dicom_node.core.errors import ConfigInvalid
+from dicom_node.core.identity import is_loopback
 
 
 def load_config(path: Path) -> Config:
@@ -123,6 +124,36 @@ def _cross_problems(raw: Mapping[str, Any]) -> Iterator[_Problem]:
                 yield ("routes", index, *at), f"{target!r} is not in {section}; defined there: {names}"
     if not raw.get("peers") and raw.get("accept_unknown_peers") is not True:
         yield ("peers",), "nobody may call this node; list at least one peer"
+    yield from _listening_problems(raw)
+
+
+def _listening_problems(raw: Mapping[str, Any]) -> Iterator[_Problem]:
+    """Who could call, and how, against who may."""
+    listen = raw.get("listen")
+    listen = listen if isinstance(listen, dict) else {}
+    plain = "port" not in listen or listen["port"] is not None
+    secured = listen.get("tls") is not None
+    if not plain and not secured:
+        yield ("listen", "port"), "without it nobody can call; set listen.tls, or give it a port"
+    if plain and secured:
+        port, tls_port = listen.get("port", 11112), listen["tls"]
+        if isinstance(tls_port, dict) and port and tls_port.get("port", 2762) == port:
+            yield ("listen", "tls", "port"), f"{port} is the port of plain DICOM; TLS needs one of its own"
+    host = listen.get("host", "127.0.0.1")
+    if raw.get("accept_unknown_peers") is True and plain and not is_loopback(str(host)):
+        yield (
+            ("accept_unknown_peers",),
+            f"with plain DICOM on {host}, anybody on the network could call; list peers, "
+            "set listen.port: null, or listen on 127.0.0.1",
+        )
+    peers = raw.get("peers")
+    for index, peer in enumerate(peers if isinstance(peers, list) else ()):
+        if not isinstance(peer, dict) or secured:
+            continue
+        if peer.get("certificates"):
+            yield ("peers", index, "certificates"), "are only seen over TLS; set listen.tls"
+        elif peer.get("plain") is False:
+            yield ("peers", index, "plain"), "this peer could not call at all; set listen.tls"
 
 
 def _doubled_keys(node: yaml.Node | None, at: _At) -> Iterator[_Problem]:

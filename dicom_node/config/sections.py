@@ -22,6 +22,7 @@ from pydantic import (
 
 from dicom_node.core.identity import is_ae_title, is_uid
 from dicom_node.core.safety import begins_synthetic
+from dicom_node.trust.certificates import CertificateName, fingerprint_from
 
 DEFAULT_BUNDLE_NAME = "default"
 """As a bundle's path: the bundle that ships with the program."""
@@ -61,6 +62,10 @@ def _ascii(text: str) -> str:
     return text
 
 
+def _certificate(text: str) -> str:
+    return str(CertificateName.parse(text))
+
+
 def _beside_the_file(value: Any, info: ValidationInfo) -> Any:
     """Relative paths mean "next to the configuration file", wherever the program was started."""
     folder = (info.context or {}).get("folder")
@@ -77,6 +82,8 @@ Uid = Annotated[str, AfterValidator(_uid)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fingerprint = Annotated[str, AfterValidator(fingerprint_from)]
+NameOfCertificate = Annotated[str, AfterValidator(_certificate)]
 FilePath = Annotated[Path, BeforeValidator(_beside_the_file)]
 
 
@@ -84,13 +91,78 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+class _TlsFiles(_Section):
+    key_password_file: FilePath | None = None
+    """File whose first line is the password of the key; null: the key is not encrypted."""
+    key_password_env: Annotated[str, Field(min_length=1)] | None = None
+    """Environment variable that holds the password instead."""
+    profile: Literal["bcp195", "bcp195-modified"] = "bcp195"
+    """bcp195: PS3.15 B.12; bcp195-modified: B.13, fewer ciphers. Both TLS 1.2 and 1.3, 1.3 preferred."""
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.key_password_file is not None and self.key_password_env is not None:
+            raise ValueError("key_password_file and key_password_env are both set; keep one")
+        return self
+
+
+class ListenTls(_TlsFiles):
+    """DICOM over TLS, in."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 2762
+    """TCP port; 2762 is the one registered for it. 0 takes a free one (tests)."""
+    certificate: FilePath
+    """PEM file: our certificate first, then intermediates. Read again when it changes, like the others."""
+    key: FilePath
+    """PEM file: its private key. Only the node's user may be able to read it."""
+    trust: FilePath
+    """PEM file: the CAs, or single certificates, whose holders may call."""
+    require_certificate: bool = True
+    """false lets callers in that show no certificate: encrypted, but anybody at a listed address."""
+
+
+class DestinationTls(_TlsFiles):
+    """DICOM over TLS, out."""
+
+    certificate: FilePath | None = None
+    """PEM file: our certificate, which most archives ask for. null: we call without one."""
+    key: FilePath | None = None
+    """PEM file: its private key. Only the node's user may be able to read it."""
+    trust: FilePath
+    """PEM file: the CA of the archive's certificate, or that certificate itself."""
+    verify: Literal["host", "fingerprint", "chain"] = "host"
+    """What else than the chain: host: its certificate names `host`; fingerprint: it is one of
+    `fingerprints`; chain: nothing else, so that any certificate of that CA may stand in for the archive."""
+    server_name: Annotated[str, Field(min_length=1)] | None = None
+    """Name to look for in its certificate instead of `host`, for example if `host` is an address."""
+    fingerprints: tuple[Fingerprint, ...] = ()
+    """SHA-256 fingerprints; list the next one before the archive's certificate is renewed."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together; set both or none")
+        if (self.verify == "fingerprint") != bool(self.fingerprints):
+            raise ValueError("verify: fingerprint and a list of fingerprints belong together")
+        return self
+
+
+class CertificatesSection(_Section):
+    """Certificates in use: our own, trusted ones, and those that peers show."""
+
+    warn_days: Annotated[int, Field(ge=1, le=365)] = 30
+    """Days before the end of a certificate from which the log, status and check warn."""
+
+
 class Listen(_Section):
     """Where the node takes associations."""
 
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 is every interface; plain DICOM is not encrypted."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 11112
-    """TCP port; one port serves every called AE title. 0 takes a free one (tests)."""
+    port: Annotated[int, Field(ge=0, le=65535)] | None = 11112
+    """TCP port of plain DICOM for every called AE title; null: only TLS. 0 takes a free one (tests)."""
+    tls: ListenTls | None = None
+    """DICOM over TLS, on a port of its own."""
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
     """Associations at once; one more is rejected as "local limit exceeded", and senders try again."""
     max_associations_per_peer: Annotated[int, Field(ge=1, le=1000)] = 25
@@ -116,6 +188,10 @@ class Peer(_Section):
     """Calling AE title, compared with case."""
     addresses: Annotated[tuple[Network, ...], Field(min_length=1)]
     """Addresses or networks it may call from."""
+    certificates: tuple[NameOfCertificate, ...] = ()
+    """Certificates it may call with, and then never over plain DICOM. Empty: any that `trust` vouches for."""
+    plain: bool = True
+    """false: only over TLS."""
 
 
 class Retry(_Section):
@@ -153,6 +229,8 @@ class Destination(_Section):
     """TCP port."""
     calling_ae_title: AeTitle = "EMODE"
     """What we call ourselves; the archive usually has to know it."""
+    tls: DestinationTls | None = None
+    """DICOM over TLS; null: plain DICOM."""
     confirm: Literal["find", "none"] = "find"
     """find: ask by C-FIND whether the archive lists each result; none: its success status must do."""
     confirm_delay_s: Annotated[float, Field(ge=0)] = 1.0
@@ -307,6 +385,8 @@ class Config(_Section):
     """Where the node takes associations."""
     peers: tuple[Peer, ...] = ()
     """Who may call: a closed list. Empty means nobody."""
+    certificates: CertificatesSection = CertificatesSection()
+    """When to warn of certificates that end."""
     accept_unknown_peers: bool = False
     """true: anybody may call. For a bench without patients only."""
     destinations: Annotated[dict[Name, Destination], Field(min_length=1)]

@@ -139,6 +139,27 @@ class ConfigInvalid(NodeError):
         super().__init__(f"{source} has {len(problems)} problem(s)\n" + "\n".join(f"  {p}" for p in problems))
 
 
+class SecretExposed(NodeError):
+    """A file that holds a secret is open to others."""
+
+    permanent = False
+    counted = False
+
+
+class SecretMissing(NodeError):
+    """A secret cannot be read."""
+
+    permanent = False
+    counted = False
+
+
+class CertificateUnusable(NodeError):
+    """A certificate, its key or the trusted certificates cannot be used."""
+
+    permanent = False
+    counted = False
+
+
 class RouteMissing(NodeError):
     """The route that took this image is no longer configured."""
 
@@ -228,6 +249,10 @@ class DestinationUnreachable(NodeError):
     permanent = False
     says = Says.AWAY
     next_step = "check host, port and firewall; `emode echo` tests it"
+
+
+class TlsFailed(DestinationUnreachable):
+    """The destination was reached, but not over TLS; nothing was sent to it."""
 
 
 class DestinationRejected(NodeError):

@@ -6,6 +6,7 @@ import json
 import re
 import uuid
 from collections.abc import Mapping
+from ipaddress import ip_address
 
 from dicom_node.core.errors import InvalidUid
 
@@ -28,6 +29,14 @@ def is_ae_title(title: str) -> bool:
     PS3.5 6.2, VR AE.
     """
     return bool(_AE_TITLE.fullmatch(title)) and title.strip(" ") != ""
+
+
+def is_loopback(host: str) -> bool:
+    """Does only this machine reach what listens on `host`? Names but localhost count as no."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def is_uid(text: str) -> bool:

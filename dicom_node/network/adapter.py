@@ -73,6 +73,12 @@ def limit_silence(event: evt.Event, seconds: float) -> None:
         holder.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
+def transport_of(association: Association) -> socket.socket | None:
+    """The socket under an association; over TLS an `ssl.SSLSocket`."""
+    holder = association.dul.socket
+    return holder.socket if holder is not None else None
+
+
 def close_socket(association: Association) -> None:
     """Close the socket of an association that never came to be.
 

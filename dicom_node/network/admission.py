@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from pynetdicom import evt
 
 from dicom_node.core.image import Arrival
+from dicom_node.network.adapter import transport_of
 from dicom_node.network.seats import Seats
+from dicom_node.network.tls import Agreed, agreed_on
 from dicom_node.telemetry.log import where
+from dicom_node.trust.certificates import Certificate, CertificateName
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +27,24 @@ _LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)
 
 @dataclass(frozen=True, slots=True)
 class AllowedPeer:
-    """A calling AE title and the networks it may call from."""
+    """A calling AE title, the networks it may call from, and how.
+
+    certificates  those it may call with, and then never without one; empty: any that is trusted
+    plain         may it call over plain DICOM?
+    """
 
     ae_title: str
     networks: tuple[IPv4Network | IPv6Network, ...]
+    certificates: tuple[CertificateName, ...] = ()
+    plain: bool = True
+
+    def may_use(self, *, encrypted: bool, certificate: Certificate | None) -> bool:
+        """May it call over this kind of connection, with this certificate?"""
+        if not encrypted and not self.plain:
+            return False
+        if not self.certificates:
+            return True
+        return certificate is not None and any(name.names(certificate) for name in self.certificates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +55,8 @@ class Admission:
     peers: tuple[AllowedPeer, ...]
     accept_unknown_peers: bool
     seats: Seats
+    saw_certificate: Callable[[str, Certificate], None] = lambda peer, certificate: None
+    """Told of the certificate that an admitted peer showed."""
 
     def admit(self, event: evt.Event) -> None:
         """EVT_REQUESTED: reject whoever is not on the list, with the standard's reason."""
@@ -57,13 +77,18 @@ class Admission:
             called_ae_title=request.called_ae_title.strip(),
             address=event.assoc.requestor.address,
         )
-        refusal = self._refusal(arrival) or self._no_seat(event, arrival)
+        agreed = agreed_on(transport_of(event.assoc))
+        certificate = agreed.peer if agreed else None
+        refusal = self._refusal(arrival, agreed) or self._no_seat(event, arrival)
         fields = {
             "peer": arrival.calling_ae_title,
             "called": arrival.called_ae_title,
             "address": arrival.address,
+            "fingerprint": certificate.fingerprint if certificate else None,
         }
         if refusal is None:
+            if certificate is not None:
+                self.saw_certificate(arrival.calling_ae_title, certificate)
             log.info("association requested", extra={"action": "association-requested", **fields})
             return
         reason, words = refusal
@@ -72,21 +97,34 @@ class Admission:
         )
         _reject(event, reason)
 
-    def _refusal(self, arrival: Arrival) -> tuple[tuple[int, int, int], str] | None:
+    def _refusal(self, arrival: Arrival, agreed: Agreed | None) -> tuple[tuple[int, int, int], str] | None:
         """The standard's reason, which tells a stranger nothing more, and ours for the log."""
         if arrival.called_ae_title not in self.called_ae_titles:
             return _CALLED_NOT_RECOGNISED, "called AE title not recognised"
-        if self.accept_unknown_peers:
-            return None
         titled = [peer for peer in self.peers if peer.ae_title == arrival.calling_ae_title]
         if not titled:
+            if self.accept_unknown_peers:
+                return None
             return _CALLING_NOT_RECOGNISED, "calling AE title not recognised"
         address = ip_address(arrival.address)
         # A dual-stack socket shows IPv4 callers as ::ffff:10.1.2.3.
         address = getattr(address, "ipv4_mapped", None) or address
-        if not any(address in network for peer in titled for network in peer.networks):
+        here = [peer for peer in titled if any(address in network for network in peer.networks)]
+        if not here and not self.accept_unknown_peers:
             return _CALLING_NOT_RECOGNISED, "address not listed for this AE title"
-        return None
+        # Who lets anybody call still means what is said of those that are listed.
+        certificate = agreed.peer if agreed else None
+        fitting = (
+            peer.may_use(encrypted=agreed is not None, certificate=certificate) for peer in here or titled
+        )
+        if any(fitting):
+            return None
+        words = (
+            "certificate not listed for this AE title"
+            if agreed
+            else "plain DICOM not allowed for this AE title"
+        )
+        return _CALLING_NOT_RECOGNISED, words
 
     def _no_seat(self, event: evt.Event, arrival: Arrival) -> tuple[tuple[int, int, int], str] | None:
         words = self.seats.take(event.assoc, (arrival.calling_ae_title, arrival.address))

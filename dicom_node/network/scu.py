@@ -32,6 +32,7 @@ from dicom_node.core.errors import (
     NodeError,
     NoPresentationContext,
     NotTried,
+    TlsFailed,
 )
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.services import (
@@ -47,8 +48,10 @@ from dicom_node.network.adapter import (
     limit_silence,
     send_at_once,
     send_from_files,
+    transport_of,
 )
 from dicom_node.network.reactor import steady_reactor
+from dicom_node.network.tls import Agreed, ClientTls, agreed_on, call, words_for
 
 _MAX_PDU = 131072
 _MAX_COMMENT = 64  # (0000,0902) is LO
@@ -67,9 +70,12 @@ class RemoteAE:
     calling_ae_title: str
     connect_timeout_s: float
     answer_timeout_s: float
+    tls: ClientTls | None = None
+    """None: plain DICOM."""
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.ae_title} at {self.host}:{self.port})"
+        over = " over TLS" if self.tls else ""
+        return f"{self.name} ({self.ae_title} at {self.host}:{self.port}{over})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +116,10 @@ class Sent:
 def open_association(remote: RemoteAE, contexts: list[PresentationContext]) -> Association:
     """Associate.
 
-    Raises DestinationUnreachable, DestinationRejected, AssociationUnanswered or NoPresentationContext.
+    Raises DestinationUnreachable (TlsFailed if that is why), DestinationRejected, AssociationUnanswered or
+    NoPresentationContext; and CertificateUnusable and its like if our own files are not in order.
     """
+    secured = call(remote.tls) if remote.tls else None
     ae = application_entity(remote.calling_ae_title)
     ae.connection_timeout = remote.connect_timeout_s
     ae.acse_timeout = remote.connect_timeout_s
@@ -124,6 +132,7 @@ def open_association(remote: RemoteAE, contexts: list[PresentationContext]) -> A
         contexts=contexts,
         ae_title=remote.ae_title,
         max_pdu=_MAX_PDU,
+        tls_args=(secured, remote.tls.server_name) if remote.tls else None,
         evt_handlers=[
             (evt.EVT_CONN_OPEN, send_at_once),
             (evt.EVT_CONN_OPEN, limit_silence, [remote.answer_timeout_s]),
@@ -134,6 +143,8 @@ def open_association(remote: RemoteAE, contexts: list[PresentationContext]) -> A
     if association.is_established:
         return association
     close_socket(association)
+    if secured is not None and secured.is_why and not association.is_rejected:
+        raise TlsFailed(f"{remote}: {words_for(secured.reason)}")
     raise _why_not(remote, association, connected=connected.is_set())
 
 
@@ -148,17 +159,28 @@ def _why_not(remote: RemoteAE, association: Association, *, connected: bool) -> 
         # It took the association and none of what we propose; pynetdicom then aborts by itself.
         return NoPresentationContext(f"{remote}: none of them; ask its administrator to accept them")
     if connected:
+        trusts = ", whether it trusts our certificate" if remote.tls else ""
         return AssociationUnanswered(
             f"{remote}: it closed the connection, or said nothing for {remote.connect_timeout_s:g} s; check "
-            f"the AE titles, whether it knows {remote.calling_ae_title}, and whether that port speaks DICOM"
+            f"the AE titles, whether it knows {remote.calling_ae_title}{trusts}, and whether that port speaks "
+            "DICOM"
         )
     return DestinationUnreachable(f"{remote}: no connection; check host, port and firewall")
 
 
-def echo(remote: RemoteAE) -> float:
-    """C-ECHO; return the seconds it took, association included."""
+@dataclass(frozen=True, slots=True)
+class Echoed:
+    """An answered C-ECHO: how long it took, association included, and what protected it."""
+
+    seconds: float
+    tls: Agreed | None
+
+
+def echo(remote: RemoteAE) -> Echoed:
+    """C-ECHO."""
     started = time.monotonic()
     association = open_association(remote, [build_context(Verification)])
+    agreed = agreed_on(transport_of(association))
     try:
         status = association.send_c_echo()
     finally:
@@ -167,7 +189,7 @@ def echo(remote: RemoteAE) -> float:
         raise DestinationAborted(f"{remote}: no answer to C-ECHO")
     if status.Status != 0x0000:
         raise DestinationRefused(f"{remote}: C-ECHO answered {status_text(status.Status)}")
-    return time.monotonic() - started
+    return Echoed(time.monotonic() - started, agreed)
 
 
 def send(remote: RemoteAE, items: Sequence[Outgoing]) -> Generator[Sent, None, None]:

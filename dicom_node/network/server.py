@@ -15,12 +15,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from dicom_node.core.errors import NodeError
+from dicom_node.network.tls import server_code
 from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 128
 _ACCEPTS_AT_ONCE = 32
+_A_ASSOCIATE_RQ = 0x01
+_TLS_HANDSHAKE = 0x16
 _HEADER_BYTES = 6  # PS3.8 9.3.1: type, reserved, length
 _SHORTEST_REQUEST = 68  # PS3.8 Table 9-11: everything before the variable items
 _LONGEST_REQUEST = 1 << 18
@@ -101,6 +105,8 @@ class _Guest:
     address: tuple[str, int]
     deadline: float
     handshaking: bool
+    greeted: bool = False
+    """Over TLS: has its first byte been looked at?"""
     needed: int = _HEADER_BYTES
     read: bytearray = field(default_factory=bytearray)
 
@@ -236,6 +242,10 @@ class Door:
                 accepted = listener.tls().wrap_socket(
                     accepted, server_side=True, do_handshake_on_connect=False
                 )
+        except NodeError:  # who keeps the certificates has told the log what is wrong with them
+            self._tally["tls-own-certificate-unusable", address[0]] += 1
+            accepted.close()
+            return
         except Exception:
             accepted.close()
             raise
@@ -258,6 +268,8 @@ class Door:
         try:
             if guest.handshaking:
                 assert isinstance(guest.socket, ssl.SSLSocket)
+                if not guest.greeted and not self._speaks_tls(guest):
+                    return
                 guest.socket.do_handshake()
                 guest.handshaking = False
             while len(guest.read) < guest.needed:
@@ -273,7 +285,7 @@ class Door:
         except ssl.SSLWantWriteError:
             interest = selectors.EVENT_WRITE
         except ssl.SSLError as error:
-            self._turn_away(guest, f"tls-{(error.reason or 'closed').lower().replace('_', '-')}")
+            self._turn_away(guest, server_code(error))
             return
         except OSError:
             self._dismiss(guest)
@@ -283,10 +295,26 @@ class Door:
             return
         self._selector.modify(guest.socket, interest, guest)
 
+    def _speaks_tls(self, guest: _Guest) -> bool:
+        """Look at the first byte, which stays unread; or turn away whoever mistook the port."""
+        first = socket.socket.recv(guest.socket, 1, socket.MSG_PEEK)  # past the TLS layer
+        guest.greeted = True
+        if not first:
+            self._dismiss(guest)  # a health check
+        elif first[0] == _A_ASSOCIATE_RQ:
+            self._turn_away(guest, "plain-dicom-on-tls-port")
+        elif first[0] != _TLS_HANDSHAKE:
+            self._turn_away(guest, "no-tls-on-tls-port")
+        else:
+            return True
+        return False
+
     def _is_promising(self, guest: _Guest) -> bool:
         """Judge the header of the first PDU, and wait for the rest of it; or turn the guest away."""
         length = int.from_bytes(guest.read[2:], "big")
-        if guest.read[0] != 0x01:
+        if guest.read[0] == _TLS_HANDSHAKE and not isinstance(guest.socket, ssl.SSLSocket):
+            self._turn_away(guest, "tls-on-plain-port")
+        elif guest.read[0] != _A_ASSOCIATE_RQ:
             self._turn_away(guest, "not-dicom", _ABORT_UNEXPECTED)
         elif not _SHORTEST_REQUEST <= length <= _LONGEST_REQUEST:
             self._turn_away(guest, "request-length", _ABORT_INVALID)

@@ -40,6 +40,11 @@ class Layout:
         """Named pipes that wake a waiting loop. Losing one costs a second, nothing else."""
         return self.root / "bells"
 
+    @property
+    def peer_certificates(self) -> Path:
+        """What is known of the certificates that peers showed. Nothing depends on it."""
+        return self.root / "peer-certificates.json"
+
     def lock(self, role: str) -> Path:
         """The lock of one role's process."""
         return self.locks / f"{role}.lock"

@@ -15,6 +15,7 @@ FIELDS = (
     "role",
     "pid",
     "port",
+    "tls_port",
     "peer",
     "address",
     "called",
@@ -35,6 +36,11 @@ FIELDS = (
     "device",
     "path",
     "next_try",
+    "use",
+    "ends",
+    "days",
+    "fingerprint",
+    "problem",
     "version",
 )
 """Every field a log line may carry. None of them can hold a name, a patient ID or a description."""

@@ -44,6 +44,8 @@ class Ticks:
     lanes: Sequence[tuple[JobKind, str]]
     """The lanes that this configuration serves."""
     clock: Callable[[], datetime]
+    others: Sequence[tuple[Callable[[], None], float]] = ()
+    """Further ticks, each with its seconds between; these come once at the start as well."""
 
     def start(self) -> BackgroundScheduler:
         """Run all ticks in a background thread until the scheduler is shut down."""
@@ -61,6 +63,16 @@ class Ticks:
                 coalesce=True,
                 max_instances=1,
                 misfire_grace_time=None,  # late is better than dropped
+            )
+        for other, pause_s in self.others:
+            scheduler.add_job(
+                _logged(other),
+                "interval",
+                seconds=pause_s,
+                coalesce=True,
+                max_instances=1,
+                misfire_grace_time=None,
+                next_run_time=self.clock(),
             )
         scheduler.start()
         return scheduler
