@@ -80,6 +80,11 @@ class Node:
         """The receiver's port."""
         return int(self.events("ready", role="receiver")[-1]["port"])
 
+    @property
+    def tls_port(self) -> int:
+        """The receiver's port for DICOM over TLS."""
+        return int(self.events("ready", role="receiver")[-1]["tls_port"])
+
     def start(self, roles: Iterable[str] = ("receiver", "worker", "courier")) -> Node:
         """Start, and wait until these roles are ready."""
         seen = len(self.log)
@@ -221,7 +226,9 @@ class Receiver:
         if not line:
             self.stderr.seek(0)
             raise AssertionError(self.stderr.read())
-        self.port = int(json.loads(line)["port"])
+        facts = json.loads(line)
+        self.port = int(facts.get("port", 0))
+        self.tls_port = int(facts.get("tls_port", 0))
 
     @property
     def log(self) -> str:

@@ -25,6 +25,7 @@ class Modality:
     aet: str
     host: str
     port: int
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class OrthancSettings:
     stable_age_s: int = 60
     """Seconds without a new instance before a study counts as stable; at least 1."""
     lua_scripts: tuple[Path, ...] = ()
+    tls: tuple[Path, Path, Path] | None = None
+    """Certificate, key and trusted certificates: its port then takes DICOM over TLS only."""
 
 
 def find_orthanc() -> Path | None:
@@ -81,6 +84,7 @@ def orthanc_configuration(folder: Path, settings: OrthancSettings) -> dict[str, 
                 "Host": modality.host,
                 "Port": modality.port,
                 "AllowStorageCommitment": settings.storage_commitment,
+                "UseDicomTls": modality.tls,
             }
             for name, modality in settings.modalities.items()
         },
@@ -100,6 +104,19 @@ def orthanc_configuration(folder: Path, settings: OrthancSettings) -> dict[str, 
         "HttpThreadsCount": 8,
         "SaveJobs": False,
         "Plugins": [],
+        **_tls(settings.tls),
+    }
+
+
+def _tls(files: tuple[Path, Path, Path] | None) -> dict[str, Any]:
+    if files is None:
+        return {}
+    certificate, key, trusted = files
+    return {
+        "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(certificate),
+        "DicomTlsPrivateKey": str(key),
+        "DicomTlsTrustedCertificates": str(trusted),
     }
 
 

@@ -114,17 +114,11 @@ class Admission:
             return _CALLING_NOT_RECOGNISED, "address not listed for this AE title"
         # Who lets anybody call still means what is said of those that are listed.
         certificate = agreed.peer if agreed else None
-        fitting = (
-            peer.may_use(encrypted=agreed is not None, certificate=certificate) for peer in here or titled
-        )
-        if any(fitting):
+        encrypted = agreed is not None
+        if any(peer.may_use(encrypted=encrypted, certificate=certificate) for peer in here or titled):
             return None
-        words = (
-            "certificate not listed for this AE title"
-            if agreed
-            else "plain DICOM not allowed for this AE title"
-        )
-        return _CALLING_NOT_RECOGNISED, words
+        what = "certificate not listed" if encrypted else "plain DICOM not allowed"
+        return _CALLING_NOT_RECOGNISED, f"{what} for this AE title"
 
     def _no_seat(self, event: evt.Event, arrival: Arrival) -> tuple[tuple[int, int, int], str] | None:
         words = self.seats.take(event.assoc, (arrival.calling_ae_title, arrival.address))

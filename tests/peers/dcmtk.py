@@ -130,9 +130,10 @@ def dcmsend(
     return output
 
 
-def echoscu(host: str, port: int, aet: str = "ECHOSCU", aec: str = "ANY-SCP") -> None:
-    """C-ECHO; raises DcmtkFailed."""
-    run_tool("echoscu", "-v", "-to", "10", "-ta", "10", "-aet", aet, "-aec", aec, host, str(port))
+def echoscu(host: str, port: int, aet: str = "ECHOSCU", aec: str = "ANY-SCP", *options: str) -> str:
+    """C-ECHO; return what it printed; raises DcmtkFailed."""
+    common = ("-v", "-to", "10", "-ta", "10", "-aet", aet, "-aec", aec, *options)
+    return run_tool("echoscu", *common, host, str(port))
 
 
 def findscu(

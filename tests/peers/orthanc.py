@@ -42,6 +42,7 @@ class Orthanc:
         closed: bool = False,
         overwrite: bool = False,
         storage_commitment: bool = True,
+        tls: tuple[Path, Path, Path] | None = None,
     ) -> None:
         """Prepare, without starting.
 
@@ -49,16 +50,21 @@ class Orthanc:
         route_to    which of them `routing` forwards to; what comes from its AE title is its results.
                     STABLE_STUDY_EVERYWHERE takes several, with commas between.
         closed      refuse AE titles that are not among the modalities.
+        tls         certificate, key, trusted certificates: TLS both ways, and nothing else.
         """
         self.folder = folder
         self.aet = aet
-        self._modalities = {name: Modality(*where) for name, where in (modalities or {}).items()}
+        self._tls = tls is not None
+        self._modalities = {
+            name: Modality(*where, tls=self._tls) for name, where in (modalities or {}).items()
+        }
         self._options: dict[str, Any] = {
             "stable_age_s": stable_age_s,
             "check_called_aet": check_called_aet,
             "closed": closed,
             "overwrite": overwrite,
             "storage_commitment": storage_commitment,
+            "tls": tls,
             "lua_scripts": self._rule(routing, route_to) if routing else (),
         }
         self._server: OrthancServer | None = None
@@ -204,7 +210,13 @@ class Orthanc:
 
     def set_modality(self, name: str, aet: str, host: str, port: int) -> None:
         """Make another application entity known while Orthanc runs; a restart forgets it."""
-        entry = {"AET": aet, "Host": host, "Port": port, "AllowStorageCommitment": True}
+        entry = {
+            "AET": aet,
+            "Host": host,
+            "Port": port,
+            "AllowStorageCommitment": True,
+            "UseDicomTls": self._tls,
+        }
         self._running.request("PUT", f"/modalities/{name}", json.dumps(entry).encode())
 
     def echo(self, modality: str) -> None:
