@@ -143,6 +143,8 @@ def open_association(remote: RemoteAE, contexts: list[PresentationContext]) -> A
     if association.is_established:
         return association
     close_socket(association)
+    if secured is not None:
+        secured.close()
     if secured is not None and secured.is_why and not association.is_rejected:
         raise TlsFailed(f"{remote}: {words_for(secured.reason)}")
     raise _why_not(remote, association, connected=connected.is_set())
@@ -162,7 +164,7 @@ def _why_not(remote: RemoteAE, association: Association, *, connected: bool) -> 
         trusts = ", whether it trusts our certificate" if remote.tls else ""
         return AssociationUnanswered(
             f"{remote}: it closed the connection, or said nothing for {remote.connect_timeout_s:g} s; check "
-            f"the AE titles, whether it knows {remote.calling_ae_title}{trusts}, and whether that port speaks "
+            f"the AE titles, whether it knows {remote.calling_ae_title}{trusts}, and whether the port speaks "
             "DICOM"
         )
     return DestinationUnreachable(f"{remote}: no connection; check host, port and firewall")

@@ -180,6 +180,8 @@ class Call:
     shaken: bool = field(default=False)
     """Was the handshake finished? A refusal of our certificate may come later."""
 
+    _wrapped: ssl.SSLSocket | None = field(default=None, repr=False)
+
     @property
     def is_why(self) -> bool:
         """Was it TLS that failed, not what was said over it?"""
@@ -192,7 +194,13 @@ class Call:
         self.context.sslsocket_class = _Listening
         wrapped = self.context.wrap_socket(plain, server_side=server_side, server_hostname=server_hostname)
         cast(_Listening, wrapped).call = self
+        self._wrapped = wrapped
         return wrapped
+
+    def close(self) -> None:
+        """Close a connection that never came to be: pynetdicom drops it open."""
+        if self._wrapped is not None:
+            self._wrapped.close()
 
 
 class _Listening(ssl.SSLSocket):
