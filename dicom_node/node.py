@@ -487,6 +487,12 @@ def _carry(base: _Base) -> None:
         for credentials in calling:
             credentials.refresh(force=force)
 
+    for name, archive in archives.items():
+        if archive.remote.tls is not None and archive.remote.tls.verify is Verify.CHAIN:
+            log.warning(
+                "any certificate of its CA may stand in for this archive; set tls.verify",
+                extra={"action": "archive-not-verified", "lane": name},
+            )
     on_hangup(lambda: follow_certificates(force=True))
     ticks = Ticks(
         database=base.database,

@@ -106,6 +106,11 @@ class Node:
         self._process.terminate()
         return self._end()
 
+    def reload(self) -> None:
+        """SIGHUP to the supervisor: certificates are read anew."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+
     def kill(self) -> None:
         """kill -9 to the supervisor and every process of the node."""
         assert self._process is not None

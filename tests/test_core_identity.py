@@ -10,6 +10,7 @@ from dicom_node.core.identity import (
     check_received_uid,
     derive_uid,
     is_ae_title,
+    is_loopback,
     is_uid,
 )
 from dicom_node.core.image import Arrival, ImageHeader
@@ -111,3 +112,12 @@ def _tree(cls):
 
 def _fields(header):
     return {name: getattr(header, name) for name in header.__slots__}
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False)]
+    + [("::", False), ("10.1.2.3", False), ("emode.local", False), ("", False)],
+)
+def test_what_only_this_machine_reaches(host, alone):
+    assert is_loopback(host) is alone

@@ -223,3 +223,12 @@ def test_certificates_are_renewed_and_trust_is_taken_away_while_it_runs(tmp_path
     finally:
         with suppress(Exception):
             node.stop()
+
+
+def test_plain_dicom_on_the_network_is_said_at_every_start(tmp_path):
+    listen = {"host": "0.0.0.0", "port": 0, "tls": None}
+    peers = [{"ae_title": "US1", "addresses": ["127.0.0.1"]}]
+    config = node_config(tmp_path, {"archive": ("PACS", 1)}, accept_unknown_peers=False, peers=peers)
+    node = Receiver(tmp_path, config | {"listen": listen})
+    said(node, "plain-dicom", level="warning", address="0.0.0.0", port=node.port)
+    node.stop()

@@ -217,10 +217,14 @@ def test_a_study_goes_round_over_tls_and_survives_an_archive_that_changes_its_id
         assert [each["days_left"] for each in status["certificates"]] == [19]
         assert "expires on" in node.emode("status").stdout
         put(authority.issue("node"), place.certificate, place.key)
+        node.reload()
+        for use in ("listen.tls", "destinations.archive.tls"):
+            node.wait(
+                lambda use=use: len(node.events("certificates-loaded", use=use)) > 1, f"{use} is read anew"
+            )
         for path in sources[1:]:
             pacs.route("emode", pacs.upload(path))
         node.wait_for_stage(2, "confirmed")
-        assert node.events("certificates-loaded", use="destinations.archive.tls")
         assert node.facts("status")["certificates"] == []
         assert "PACS" in json.loads((tmp_path / "node" / "data" / "peer-certificates.json").read_text())
     assert len(pacs.instances()) == 4

@@ -25,6 +25,7 @@ from dicom_node.cli.console import (
 )
 from dicom_node.config import DEFAULT_BUNDLE_NAME, Config, parse_config
 from dicom_node.core.errors import AlreadyRunning, ConfigInvalid, NodeError, SchemaMismatch
+from dicom_node.core.identity import is_loopback
 from dicom_node.supervise import (
     EXIT_FATAL,
     Role,
@@ -122,6 +123,9 @@ def check(
     out.print(f"{config}: valid")
     if certificates:
         show_table("Certificates", CERTIFICATE_COLUMNS, (certificate_row(each) for each in certificates))
+    if settings.listen.port is not None and not is_loopback(settings.listen.host):
+        where_it_is = f"{settings.listen.host}:{settings.listen.port}"
+        out.print(f"[yellow]plain DICOM, not encrypted, is open to the network on {where_it_is}[/]")
     ways = [f"{way} on {settings.listen.host}:{port}" for way, port in listening_on(settings)]
     show_table(
         f"Routes (listening for {', '.join(ways)})",
