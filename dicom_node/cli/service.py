@@ -124,8 +124,8 @@ def check(
     if certificates:
         show_table("Certificates", CERTIFICATE_COLUMNS, (certificate_row(each) for each in certificates))
     if settings.listen.port is not None and not is_loopback(settings.listen.host):
-        where_it_is = f"{settings.listen.host}:{settings.listen.port}"
-        out.print(f"[yellow]plain DICOM, not encrypted, is open to the network on {where_it_is}[/]")
+        open_on = f"{settings.listen.host}:{settings.listen.port}"
+        out.print(f"[yellow]plain DICOM, not encrypted, is open to the network on {open_on}[/]")
     ways = [f"{way} on {settings.listen.host}:{port}" for way, port in listening_on(settings)]
     show_table(
         f"Routes (listening for {', '.join(ways)})",
