@@ -45,7 +45,7 @@ class Site:
                 peer("ANYONE"),
                 peer("SECURE", plain=False),
             ],
-            listen={"port": 0, "request_timeout_s": 20, "tls": self.tls(), **listen},
+            listen={"port": 0, "request_timeout_s": 120, "tls": self.tls(), **listen},
         )
 
     def tls(self, **more) -> dict:
@@ -180,7 +180,7 @@ def test_connections_that_never_begin_tls_hold_up_nobody(site, receiver, dcmtk):
                 held.sendall(hello)
         started = time.monotonic()
         echoscu("127.0.0.1", receiver.tls_port, "US1", "EMODE", *site.options(site.us1))
-        assert time.monotonic() - started < 15  # their time limit is 20 s
+        assert time.monotonic() - started < 100  # their time limit is 120 s
 
 
 def test_certificates_are_renewed_and_trust_is_taken_away_while_it_runs(tmp_path, dcmtk):

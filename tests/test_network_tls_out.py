@@ -169,7 +169,7 @@ def test_commands_refuse_what_is_not_safe_or_cannot_work(authority, tmp_path):
 
 def node_check(node: Node) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [EMODE, "check", str(node.config_file)], capture_output=True, text=True, timeout=60, check=False
+        [EMODE, "check", str(node.config_file)], capture_output=True, text=True, timeout=120, check=False
     )
 
 
