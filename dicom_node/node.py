@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from dicom_node.config import DEFAULT_BUNDLE_NAME, Config
 from dicom_node.config.sections import Destination, DestinationTls, ListenTls
 from dicom_node.core import faults
+from dicom_node.core.access import Access
+from dicom_node.core.access import Role as Rank
 from dicom_node.core.breaker import BreakerPolicy
 from dicom_node.core.errors import BundleUnusable, ListenFailed, NodeError, PredictionFailed
 from dicom_node.core.identity import is_loopback
@@ -35,6 +37,9 @@ from dicom_node.store.files import Layout, require_free_space
 from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.process import Bells, sole_holder
 from dicom_node.supervise import Role, end_with_parent, on_hangup, report_ready, stop_on_signal
+from dicom_node.telemetry.audit_log import AuditLog
+from dicom_node.telemetry.audit_message import AuditSource
+from dicom_node.telemetry.audit_trail import NO_AUDIT, AuditTrail, DirectTrail, QueuedTrail
 from dicom_node.telemetry.log import where
 from dicom_node.trust.certificates import CertificateName, Expiry
 from dicom_node.trust.contexts import Profile, TlsFiles, client_context, server_context
@@ -44,6 +49,7 @@ from dicom_node.trust.watch import PeerCertificates, expiries, peer_expiries
 from dicom_node.trust.watch import report as report_expiries
 
 if TYPE_CHECKING:
+    from dicom_node.telemetry.audit_syslog import Forwarder
     from dicom_node.work.deliver import Archive
     from dicom_node.work.gate import Gate
     from dicom_node.work.loop import Handler, Lane, WorkLoop
@@ -96,8 +102,8 @@ def routes_of(config: Config) -> tuple[Route, ...]:
     )
 
 
-def remotes_of(config: Config) -> dict[str, RemoteAE]:
-    """The destinations as application entities."""
+def remotes_of(config: Config, trail: AuditTrail = NO_AUDIT) -> dict[str, RemoteAE]:
+    """The destinations as application entities; associations with them are told to `trail`."""
     return {
         name: RemoteAE(
             name=name,
@@ -108,6 +114,7 @@ def remotes_of(config: Config) -> dict[str, RemoteAE]:
             connect_timeout_s=section.connect_timeout_s,
             answer_timeout_s=section.answer_timeout_s,
             tls=_client_tls(name, section),
+            trail=trail,
         )
         for name, section in config.destinations.items()
     }
@@ -182,7 +189,7 @@ def _files_of(name: str, section: ListenTls | DestinationTls) -> TlsFiles:
     )
 
 
-def archives_of(config: Config) -> dict[str, Archive]:
+def archives_of(config: Config, trail: AuditTrail = NO_AUDIT) -> dict[str, Archive]:
     """The destinations as archives that results are delivered to."""
     from dicom_node.work.deliver import Archive
 
@@ -193,7 +200,7 @@ def archives_of(config: Config) -> dict[str, Archive]:
             confirm_delay_s=config.destinations[name].confirm_delay_s,
             max_attempts=config.destinations[name].retry.max_attempts,
         )
-        for name, remote in remotes_of(config).items()
+        for name, remote in remotes_of(config, trail).items()
     }
 
 
@@ -292,6 +299,49 @@ def layout_of(config: Config) -> Layout:
     return Layout(config.data_dir)
 
 
+# -- people and the audit trail -----------------------------------------------------------------
+
+
+def access_of(config: Config) -> Access:
+    """Who may do what."""
+    section = config.access
+    return Access(
+        {
+            Rank.VIEWER: frozenset(section.viewers),
+            Rank.OPERATOR: frozenset(section.operators),
+            Rank.ADMIN: frozenset(section.admins),
+        }
+    )
+
+
+def audit_log_of(config: Config) -> AuditLog:
+    """The audit trail on disk."""
+    source = AuditSource(
+        config.equipment.station_name or socket.gethostname(), config.equipment.institution_name
+    )
+    return AuditLog(layout_of(config).audit, source, segment_bytes=config.audit.segment_mib << 20)
+
+
+def audit_of(config: Config) -> DirectTrail:
+    """The audit trail for commands and the supervisor: on disk before they go on."""
+    return DirectTrail(audit_log_of(config))
+
+
+def forwarder_of(config: Config) -> Forwarder | None:
+    """What sends the trail to the collector, if there is one."""
+    from dicom_node.network.collector import Collector
+    from dicom_node.telemetry.audit_syslog import Cursor, Forwarder
+
+    section = config.audit.syslog
+    if section.host is None or section.trust is None:
+        return None
+    collector = Collector(
+        section.host, section.port, section.trust, section.certificate, section.key, section.timeout_s
+    )
+    audit = audit_log_of(config)
+    return Forwarder(audit, Cursor(audit.folder / "syslog"), collector.connect, host=socket.gethostname())
+
+
 # -- the processes ----------------------------------------------------------------------------
 
 
@@ -304,6 +354,7 @@ class _Base:
     database: Database
     bells: Bells
     stop: threading.Event
+    trail: AuditTrail
 
 
 def run_role(role: Role, config: Config, *, supervised: bool) -> None:
@@ -326,13 +377,16 @@ def run_role(role: Role, config: Config, *, supervised: bool) -> None:
         database = open_database(layout.database, now(), connections=connections)
         stack.callback(database.close)
         faults.step("role.opened")
-        base = _Base(config, layout, database, Bells(layout.bells), stop)
+        trail = QueuedTrail(audit_log_of(config))
+        stack.callback(trail.close)
+        base = _Base(config, layout, database, Bells(layout.bells), stop, trail)
         {Role.RECEIVER: _receive, Role.WORKER: _infer, Role.COURIER: _carry}[role](base)
     log.info("process ends", extra={"action": "role-end", "role": role.value})
 
 
 def _receive(base: _Base) -> None:
     from dicom_node.network.admission import Admission, AllowedPeer
+    from dicom_node.network.audit import IncomingAudit
     from dicom_node.network.scp import ScpSettings, Spooled, StoreScp
     from dicom_node.network.seats import Seats
     from dicom_node.network.server import DoorLimits, Listener
@@ -354,13 +408,15 @@ def _receive(base: _Base) -> None:
         clock=now,
     )
 
-    def take(spooled: Spooled) -> None:
-        reception.take(
+    def take(spooled: Spooled) -> str:
+        return reception.take(
             spooled.path,
             spooled.arrival,
             sop_class_uid=spooled.sop_class_uid,
             sop_instance_uid=spooled.sop_instance_uid,
-        )
+        ).study_instance_uid
+
+    audit = IncomingAudit(base.trail)
 
     credentials = listening_credentials(config)
     listeners: dict[str, Listener] = {}
@@ -388,6 +444,7 @@ def _receive(base: _Base) -> None:
             ).see,
             accept_unknown_peers=config.accept_unknown_peers,
             seats=Seats(config.listen.max_associations, config.listen.max_associations_per_peer),
+            tell_rejected=audit.rejected,
         ),
         door=DoorLimits(
             max_associations=config.listen.max_associations,
@@ -407,7 +464,7 @@ def _receive(base: _Base) -> None:
     # We hold the receiver's lock: whatever an earlier one was spooling will never be finished.
     for left in base.layout.incoming.glob("tmp*"):
         left.unlink(missing_ok=True)
-    scp = StoreScp(settings, take)
+    scp = StoreScp(settings, take, audit)
     try:
         ports = dict(zip(listeners, scp.start(), strict=True))
     except OSError as error:
@@ -460,6 +517,8 @@ def _infer(base: _Base) -> None:
 
 
 def _carry(base: _Base) -> None:
+    from dicom_node.telemetry.audit_syslog import tell_head
+    from dicom_node.work.audited import Audited
     from dicom_node.work.confirm import Confirm
     from dicom_node.work.deliver import Deliver
     from dicom_node.work.loop import Lane
@@ -468,18 +527,23 @@ def _carry(base: _Base) -> None:
 
     config = base.config
     lanes: dict[Lane, Handler] = {}
-    archives = archives_of(config)
+    archives = archives_of(config, base.trail)
     for name, archive in archives.items():
         retry = config.destinations[name].retry
         policy = RetryPolicy(retry.first_delay_s, retry.factor, retry.cap_s)
         # As long as the slowest honest answers may take: every answer has its own time limit, so this
         # is reached only by what no time limit of the network catches.
         limit_s = 60.0 + _DELIVER_BATCH * archive.remote.answer_timeout_s
-        lanes[Lane(JobKind.DELIVER, name, _DELIVER_BATCH, policy, limit_s)] = Deliver(
-            archive, base.database, base.layout, base.stop.is_set
+        lanes[Lane(JobKind.DELIVER, name, _DELIVER_BATCH, policy, limit_s)] = Audited(
+            Deliver(archive, base.database, base.layout, base.stop.is_set),
+            archive.remote,
+            base.database,
+            base.trail,
+            now,
+            sends=True,
         )
-        lanes[Lane(JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s)] = Confirm(
-            archive, base.database
+        lanes[Lane(JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s)] = Audited(
+            Confirm(archive, base.database), archive.remote, base.database, base.trail, now, sends=False
         )
     calling = [archive.remote.tls.credentials for archive in archives.values() if archive.remote.tls]
 
@@ -507,6 +571,10 @@ def _carry(base: _Base) -> None:
         ),
     )
     scheduler = ticks.start()
+    forwarder = forwarder_of(config)
+    threading.Thread(target=tell_head, args=(audit_log_of(config), base.stop), daemon=True).start()
+    if forwarder is not None:
+        threading.Thread(target=forwarder.run, args=(base.stop,), daemon=True).start()
     try:
         _serve_lanes(base, lanes, report={})
     finally:

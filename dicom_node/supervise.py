@@ -46,15 +46,22 @@ class Role(StrEnum):
 class Supervisor:
     """Runs one process per role and starts each again when it ends before its time."""
 
-    def __init__(self, config: Path, text: str) -> None:
+    def __init__(
+        self,
+        config: Path,
+        text: str,
+        tell_ended: Callable[[Role, int | None], None] = lambda role, status: None,
+    ) -> None:
         """Prepare; `run` starts the processes.
 
         config  where the configuration came from; relative paths in it start there.
         text    what was read and checked. Every process gets this, also one that is started again after
                 the file was edited: a node never runs two configurations, or half of one.
+        tell_ended  is called with the exit status of each process that ended before its time.
         """
         self._config = config
         self._text = text
+        self._tell_ended = tell_ended
         self._stop = threading.Event()
         self._fatal: int | None = None
         self._ready: set[Role] = set()
@@ -108,6 +115,7 @@ class Supervisor:
                 "process ended and is started again",
                 extra={"action": "role-restart", "role": role.value, "status": status, "seconds": pause_s},
             )
+            self._tell_ended(role, status)
             self._stop.wait(pause_s)
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 

@@ -28,6 +28,8 @@ COMMANDS = (
     "jobs show",
     "jobs retry",
     "jobs cancel",
+    "audit list",
+    "audit verify",
     "destinations list",
     "destinations try",
 )

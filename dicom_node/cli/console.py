@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -124,14 +122,6 @@ _COLOURS = {
     "parked": "red",
     "running": "blue",
 }
-
-
-def operator_name() -> str:
-    """Who types, for the record of what was done to a job."""
-    try:
-        return f"operator {getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user without an entry
-        return f"operator uid {os.getuid()}"
 
 
 def marked(state: str) -> Marked:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dicom_node.cli.access import permit, record_operation
 from dicom_node.cli.console import (
     DEFAULT_CONFIG,
     EXIT_USAGE,
@@ -18,11 +19,13 @@ from dicom_node.cli.console import (
     out,
     show_json,
 )
+from dicom_node.core.access import Action
 from dicom_node.core.breaker import Breaker, BreakerState
 from dicom_node.core.job import JobKind
 from dicom_node.store.operator import try_destination
 from dicom_node.store.overview import DestinationLine, destination_lines
 from dicom_node.store.process import Bells
+from dicom_node.telemetry.audit_message import AuditKind, ObjectKind, Thing
 
 destinations_app = typer.Typer(help="How each archive behaves; try one at once.", no_args_is_help=True)
 
@@ -42,6 +45,7 @@ def list_destinations(config: ConfigOption = DEFAULT_CONFIG, json_: JsonOption =
     from dicom_node.node import layout_of, now
 
     settings = config_or_exit(config)
+    permit(settings, Action.VIEW_JOBS)
     with opened(layout_of(settings).database) as database, database.read() as conn:
         lines = destination_lines(conn, list(settings.destinations))
     if json_:
@@ -59,12 +63,15 @@ def try_(
     from dicom_node.node import layout_of
 
     settings = config_or_exit(config)
+    who = permit(settings, Action.SET_BREAKER)
     if name not in settings.destinations:
         names = ", ".join(settings.destinations)
         leave(f"{name!r} is not a destination; defined are: {names}", EXIT_USAGE)
     layout = layout_of(settings)
     with opened(layout.database) as database, database.write() as conn:
         state = try_destination(conn, name)
+    tried = Thing(ObjectKind.DESTINATION, name)
+    record_operation(settings, who, AuditKind.BREAKER_CHANGED, [tried], "to be tried at once")
     bells = Bells(layout.bells)
     for kind in (JobKind.DELIVER, JobKind.CONFIRM):
         bells.ring(kind, name)

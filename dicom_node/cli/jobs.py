@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import Connection
 
+from dicom_node.cli.access import permit, record_operation
 from dicom_node.cli.console import (
     DEFAULT_CONFIG,
     EXIT_INCOMPLETE,
@@ -21,17 +22,18 @@ from dicom_node.cli.console import (
     leave,
     marked,
     opened,
-    operator_name,
     out,
     show_json,
     show_table,
 )
 from dicom_node.config import Config
+from dicom_node.core.access import Action, Person
 from dicom_node.core.errors import NodeError, by_code
 from dicom_node.core.job import JobKind, JobState
 from dicom_node.store.operator import cancel_job, retry_job
 from dicom_node.store.overview import JobFilter, ReasonLine, job_history, job_lines, reason_lines
 from dicom_node.store.process import Bells
+from dicom_node.telemetry.audit_message import AuditKind, ObjectKind, Thing
 
 jobs_app = typer.Typer(help="List, show, retry and cancel jobs.", no_args_is_help=True)
 
@@ -76,7 +78,9 @@ def list_jobs(
 
     states = state or [s for s in JobState if s is not JobState.DONE]
     wanted = JobFilter(states, kind or (), lane, study, reason)
-    with opened(layout_of(config_or_exit(config)).database) as database, database.read() as conn:
+    settings = config_or_exit(config)
+    permit(settings, Action.VIEW_JOBS)
+    with opened(layout_of(settings).database) as database, database.read() as conn:
         if by_reason:
             reasons = reason_lines(conn, wanted)
         else:
@@ -115,7 +119,9 @@ def show(
     """Show one job and everything that happened to it."""
     from dicom_node.node import layout_of
 
-    with opened(layout_of(config_or_exit(config)).database) as database, database.read() as conn:
+    settings = config_or_exit(config)
+    permit(settings, Action.VIEW_JOBS)
+    with opened(layout_of(settings).database) as database, database.read() as conn:
         try:
             line, events = job_history(conn, job)
         except NodeError as error:
@@ -144,9 +150,10 @@ def retry(
     By number (cancelled ones too), or all failed ones that fit every condition given.
     """
     settings = config_or_exit(config)
+    who = permit(settings, Action.RETRY_JOB)
     wanted = JobFilter([JobState.FAILED], (), lane, study, reason)
     chosen = _chosen(settings, jobs, wanted, everything=failed)
-    _for_each(settings, chosen, retry_job, "waiting again")
+    _for_each(settings, who, chosen, retry_job, AuditKind.JOB_RETRIED, "waiting again")
 
 
 @jobs_app.command()
@@ -163,12 +170,13 @@ def cancel(
 ) -> None:
     """End jobs for good: by number, or all unfinished ones that fit every condition given."""
     settings = config_or_exit(config)
+    who = permit(settings, Action.CANCEL_JOB)
     alive = [JobState.HELD, JobState.WAITING, JobState.RUNNING, JobState.FAILED]
     wanted = JobFilter([JobState.FAILED] if failed else alive, (), lane, study, reason)
     chosen = _chosen(settings, jobs, wanted, everything=failed)
     if not jobs and chosen and not yes:
         leave(f"{_jobs(len(chosen))} would be ended for good; nothing was done. --yes does it", EXIT_USAGE)
-    _for_each(settings, chosen, cancel_job, "cancelled")
+    _for_each(settings, who, chosen, cancel_job, AuditKind.JOB_CANCELLED, "cancelled")
 
 
 def _chosen(settings: Config, jobs: list[int] | None, wanted: JobFilter, *, everything: bool) -> list[int]:
@@ -234,10 +242,18 @@ def _meaning(line: ReasonLine) -> tuple[str, str]:
 _Change = Callable[[Connection, int, datetime, str], tuple[str, str]]
 
 
-def _for_each(settings: Config, numbers: Sequence[int], change: _Change, words: str) -> None:
+def _for_each(
+    settings: Config,
+    who: Person,
+    numbers: Sequence[int],
+    change: _Change,
+    kind: AuditKind,
+    words: str,
+) -> None:
     from dicom_node.node import layout_of, now
 
-    by = operator_name()
+    by = f"operator {who.name}"
+    changed: list[Thing] = []
     lanes: set[tuple[str, str]] = set()
     bad = 0
     with opened(layout_of(settings).database) as database:
@@ -245,14 +261,16 @@ def _for_each(settings: Config, numbers: Sequence[int], change: _Change, words: 
             try:
                 with database.write() as conn:
                     lanes.add(change(conn, number, now(), by))
+                changed.append(Thing(ObjectKind.JOB, str(number)))
                 if len(numbers) <= _LINES_AT_MOST:
                     out.print(f"job {number}: {words}")
             except NodeError as error:
                 bad += 1
                 out.print(f"job {number}: {error}", markup=False)
+    record_operation(settings, who, kind, changed)
     bells = Bells(layout_of(settings).bells)
-    for kind, lane in lanes:
-        bells.ring(kind, lane)
+    for job_kind, lane in lanes:
+        bells.ring(job_kind, lane)
     if not numbers:
         out.print("no job fits; nothing was done")
     elif len(numbers) > 1:

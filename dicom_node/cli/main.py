@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from dicom_node.cli import destinations, files, jobs, peers, service, state
+from dicom_node.cli.audit import audit_app
 from dicom_node.cli.console import EXIT_INCOMPLETE, err
 from dicom_node.core.errors import NodeError
 
@@ -38,6 +40,7 @@ app.command()(state.status)
 app.command()(state.studies)
 app.add_typer(jobs.jobs_app, name="jobs")
 app.add_typer(destinations.destinations_app, name="destinations")
+app.add_typer(audit_app, name="audit")
 
 
 @app.callback(invoke_without_command=True)
@@ -54,6 +57,7 @@ def root(
 
 def main() -> None:
     """Entry point of the `emode` script."""
+    os.umask(0o077)  # whatever a command makes can hold patient data: for this user alone
     try:
         app()
     except NodeError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dicom_node.cli.access import permit
 from dicom_node.cli.console import (
     DEFAULT_CONFIG,
     EXIT_INCOMPLETE,
@@ -23,6 +24,7 @@ from dicom_node.cli.console import (
     show_table,
 )
 from dicom_node.cli.files import part10_files
+from dicom_node.core.access import Action
 from dicom_node.core.errors import DestinationUnreachable, NodeError
 from dicom_node.core.identity import is_ae_title
 
@@ -40,9 +42,11 @@ def echo(
 ) -> None:
     """C-ECHO a destination: is it there, and does it let us in?"""
     from dicom_node.network.scu import echo as c_echo
-    from dicom_node.node import remotes_of
+    from dicom_node.node import audit_of, remotes_of
 
-    remotes = remotes_of(config_or_exit(config))
+    settings = config_or_exit(config)
+    permit(settings, Action.ASK_PEER)
+    remotes = remotes_of(settings, audit_of(settings))
     if destination not in remotes:
         leave(f"{destination!r} is not a destination; defined are: {', '.join(remotes)}", EXIT_USAGE)
     try:

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from dicom_node.cli.access import permit, warn_about_root
+from dicom_node.cli.audit_node import NodeAudit
 from dicom_node.cli.console import (
     CERTIFICATE_COLUMNS,
     DEFAULT_CONFIG,
@@ -24,6 +26,7 @@ from dicom_node.cli.console import (
     show_table,
 )
 from dicom_node.config import DEFAULT_BUNDLE_NAME, Config, parse_config
+from dicom_node.core.access import Action
 from dicom_node.core.errors import AlreadyRunning, ConfigInvalid, NodeError, SchemaMismatch
 from dicom_node.core.identity import is_loopback
 from dicom_node.supervise import (
@@ -57,15 +60,19 @@ def serve(
         settings = config_or_exit(config)
     set_up_logging(settings.log.level, settings.log.format)
     if not supervised:
+        permit(settings, Action.SERVE)
         # A process that is started again must not stay away because somebody is just renewing a file.
         _refuse_unsafe_files(settings)
     if role is None:
+        warn_about_root()
         text = config.read_text(encoding="utf-8")
         parse_config(text, folder=config.parent.resolve(), source=str(config))  # this very text
-        supervisor = Supervisor(config, text)
-        stop_on_signal(supervisor.stop)
-        on_hangup(supervisor.reload)
-        raise typer.Exit(supervisor.run())
+        with NodeAudit(settings, config, text) as audit:
+            supervisor = Supervisor(config, text, audit.process_ended)
+            stop_on_signal(supervisor.stop)
+            on_hangup(supervisor.reload)
+            status = supervisor.run()
+        raise typer.Exit(status)
     from dicom_node.node import run_role
 
     try:
@@ -103,7 +110,7 @@ def check(
     config: Annotated[Path, typer.Argument(help="Configuration file.")], json_: JsonOption = False
 ) -> None:
     """Check a configuration: every problem at once, or what it means."""
-    from dicom_node.node import appearance_of, certificate_expiries, listening_on
+    from dicom_node.node import access_of, appearance_of, certificate_expiries, listening_on
 
     settings = config_or_exit(config)
     try:
@@ -117,8 +124,9 @@ def check(
             )
     _refuse_unsafe_files(settings)
     certificates = certificate_expiries(settings)
+    no_roles = not access_of(settings).in_use
     if json_:
-        show_json(settings.model_dump(mode="json"))
+        show_json(settings.model_dump(mode="json") | {"roles_in_use": not no_roles})
         return
     out.print(f"{config}: valid")
     if certificates:
@@ -161,6 +169,22 @@ def check(
             for peer in settings.peers
         ),
     )
+    if no_roles:
+        out.print(
+            f"[yellow]roles: none.[/] Whoever can read {settings.data_dir} may do everything; "
+            "`access` gives roles to people.",
+            soft_wrap=True,
+        )
+    else:
+        show_table(
+            "What people may do (each role includes the ones above it)",
+            ("role", "users and @groups"),
+            (
+                ("viewer", ", ".join(settings.access.viewers)),
+                ("operator", ", ".join(settings.access.operators)),
+                ("admin", ", ".join(settings.access.admins)),
+            ),
+        )
 
 
 def _how(settings: Config, plain: bool, certificates: tuple[str, ...]) -> str:

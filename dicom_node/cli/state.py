@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rich.markup import escape
 
+from dicom_node.cli.access import permit, record_access
 from dicom_node.cli.console import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -21,6 +22,7 @@ from dicom_node.cli.console import (
     show_table,
 )
 from dicom_node.cli.destinations import show_sentences
+from dicom_node.core.access import Action
 from dicom_node.core.job import JobKind
 from dicom_node.dicom.services import StatusKind, status_kind
 from dicom_node.store import overview
@@ -40,11 +42,13 @@ def status(
     from dicom_node.node import certificate_expiries, certificate_problems, layout_of, now
 
     settings = config_or_exit(config)
+    who = permit(settings, Action.VIEW_STUDIES)
     with opened(layout_of(settings).database) as database, database.read() as conn:
         counts = overview.counts(conn)
         lines = overview.image_lines(conn, study=study, limit=limit)
         lanes = unfinished_lanes(conn)
         destinations = overview.destination_lines(conn, list(settings.destinations))
+    record_access(settings, who, (line.study_instance_uid for line in lines))
     layout = layout_of(settings)
     expiring = [each for each in certificate_expiries(settings) if each.standing is not Standing.GOOD]
     unusable = certificate_problems(settings)
@@ -139,8 +143,11 @@ def studies(
     """List studies, the latest first."""
     from dicom_node.node import layout_of
 
-    with opened(layout_of(config_or_exit(config)).database) as database, database.read() as conn:
+    settings = config_or_exit(config)
+    who = permit(settings, Action.VIEW_STUDIES)
+    with opened(layout_of(settings).database) as database, database.read() as conn:
         lines = overview.study_lines(conn, study=study, limit=limit)
+    record_access(settings, who, (line.study_instance_uid for line in lines))
     if json_:
         show_json(lines)
         return

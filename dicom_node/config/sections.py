@@ -376,6 +376,60 @@ class LogSection(_Section):
     """text for people, json for collectors."""
 
 
+Account = Annotated[str, Field(pattern=r"^@?[A-Za-z0-9_][A-Za-z0-9_.$\\-]{0,63}$")]
+
+
+class AccessSection(_Section):
+    """What people may do: user names of this machine, and its groups after an @. Empty: no roles."""
+
+    viewers: tuple[Account, ...] = ()
+    """May look at studies and jobs."""
+    operators: tuple[Account, ...] = ()
+    """May also retry and cancel jobs, set breakers, and let the node call a destination."""
+    admins: tuple[Account, ...] = ()
+    """May also run the node, change its configuration, delete, and read the audit trail."""
+
+    @model_validator(mode="after")
+    def _somebody_can_grant(self) -> Self:
+        if (self.viewers or self.operators) and not self.admins:
+            raise ValueError("roles are given, but nobody is an admin; list at least one under admins")
+        return self
+
+
+class SyslogSection(_Section):
+    """A collector of audit messages: syslog over TLS (RFC 5425, PS3.15 A.7)."""
+
+    host: Annotated[str, Field(min_length=1)] | None = None
+    """Host name or address; its certificate has to be for this name. None: there is no collector."""
+    port: Port = 6514
+    """TCP port."""
+    trust: FilePath | None = None
+    """PEM file with the certificate of the CA that issued the collector's, or that certificate itself."""
+    certificate: FilePath | None = None
+    """PEM file with our certificate and its chain, if the collector asks for one."""
+    key: FilePath | None = None
+    """PEM file with its key; readable by the node's account alone."""
+    timeout_s: Seconds = 10.0
+    """Seconds for the connection and for each step on it."""
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together; give both or none")
+        if self.host is not None and self.trust is None:
+            raise ValueError("trust is missing: whose certificate shall the collector show?")
+        return self
+
+
+class AuditSection(_Section):
+    """The audit trail: always written to audit/ in the data folder."""
+
+    segment_mib: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Size at which a file of the trail is closed and the next begun, in MiB."""
+    syslog: SyslogSection = SyslogSection()
+    """A collector that gets a copy."""
+
+
 class Config(_Section):
     """Everything a node is told."""
 
@@ -407,3 +461,7 @@ class Config(_Section):
     """When a study counts as complete."""
     log: LogSection = LogSection()
     """The log."""
+    access: AccessSection = AccessSection()
+    """Who may do what on this machine."""
+    audit: AuditSection = AuditSection()
+    """The audit trail."""

@@ -340,6 +340,15 @@ class QueryRefused(NodeError):
     next_step = "have its administrator allow C-FIND (Study Root), or set `confirm: none`"
 
 
+# -- people -----------------------------------------------------------------------------------
+
+
+class AccessDenied(NodeError):
+    """This person may not do that."""
+
+    next_step = "ask an admin for the role"
+
+
 TROUBLE_CODES = tuple(
     _code(kind) for kind in NodeError.__subclasses__() if kind.says in (Says.FAILS, Says.AWAY)
 )

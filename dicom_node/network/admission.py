@@ -57,6 +57,8 @@ class Admission:
     seats: Seats
     saw_certificate: Callable[[str, Certificate], None] = lambda peer, certificate: None
     """Told of the certificate that an admitted peer showed."""
+    tell_rejected: Callable[[Arrival, str], None] = lambda arrival, words: None
+    """For the audit trail."""
 
     def admit(self, event: evt.Event) -> None:
         """EVT_REQUESTED: reject whoever is not on the list, with the standard's reason."""
@@ -95,6 +97,7 @@ class Admission:
         log.warning(
             "association rejected", extra={"action": "association-rejected", "status": words, **fields}
         )
+        self.tell_rejected(arrival, words)
         _reject(event, reason)
 
     def _refusal(self, arrival: Arrival, agreed: Agreed | None) -> tuple[tuple[int, int, int], str] | None:

@@ -27,8 +27,10 @@ from dicom_node.network.adapter import (
     serve_storage_of,
 )
 from dicom_node.network.admission import Admission
+from dicom_node.network.audit import IncomingAudit
 from dicom_node.network.server import Arrived, Door, DoorLimits, Listener, Visit
 from dicom_node.network.spool import Spool, SpoolLimits
+from dicom_node.telemetry.audit_trail import NO_AUDIT
 from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
@@ -66,13 +68,16 @@ class Spooled:
 class StoreScp:
     """C-ECHO and C-STORE on one port for all our AE titles.
 
-    take  makes one object durable; returning means 0000, a NodeError means its status.
+    take  makes one object durable; returning its Study Instance UID means 0000, a NodeError its status.
     """
 
-    def __init__(self, settings: ScpSettings, take: Callable[[Spooled], None]) -> None:
+    def __init__(
+        self, settings: ScpSettings, take: Callable[[Spooled], str], audit: IncomingAudit | None = None
+    ) -> None:
         """Prepare; nothing listens before `start`."""
         self._settings = settings
         self._take = take
+        self._audit = audit or IncomingAudit(NO_AUDIT)
         self._counts: WeakKeyDictionary[Association, int] = WeakKeyDictionary()
         self._counts_lock = threading.Lock()
         self._ae = application_entity(min(settings.admission.called_ae_titles))
@@ -93,9 +98,10 @@ class StoreScp:
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_RELEASED, self._ended, ["association released"]),
             (evt.EVT_ABORTED, self._ended, ["association aborted"]),
+            *self._audit.handlers(),
             *([(evt.EVT_PDU_SENT, _answered)] if faults.is_armed() else []),
         )
-        self._door = Door(settings.listeners, settings.door, self._welcome)
+        self._door = Door(settings.listeners, settings.door, self._welcome, self._audit.turned_away)
 
     def start(self) -> list[int]:
         """Listen; return the ports, in the order of the listeners. Raises OSError."""
@@ -133,7 +139,7 @@ class StoreScp:
         fields = {"peer": spooled.arrival.calling_ae_title, "address": spooled.arrival.address}
         try:
             _require_whole(event)
-            self._take(spooled)
+            study = self._take(spooled)
         except NodeError as error:
             log.warning(
                 "object refused",
@@ -168,6 +174,7 @@ class StoreScp:
                 },
             )
             return _CANNOT_UNDERSTAND
+        self._audit.arrived(event.assoc, study, spooled.sop_class_uid)
         with self._counts_lock:
             self._counts[event.assoc] = self._counts.get(event.assoc, 0) + 1
         log.debug(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom import dcmread
@@ -50,8 +50,10 @@ from dicom_node.network.adapter import (
     send_from_files,
     transport_of,
 )
+from dicom_node.network.audit import Handlers, outgoing_handlers
 from dicom_node.network.reactor import steady_reactor
 from dicom_node.network.tls import Agreed, ClientTls, agreed_on, call, words_for
+from dicom_node.telemetry.audit_trail import NO_AUDIT, AuditTrail
 
 _MAX_PDU = 131072
 _MAX_COMMENT = 64  # (0000,0902) is LO
@@ -72,6 +74,7 @@ class RemoteAE:
     answer_timeout_s: float
     tls: ClientTls | None = None
     """None: plain DICOM."""
+    trail: AuditTrail = field(default=NO_AUDIT, compare=False, repr=False)
 
     def __str__(self) -> str:
         over = " over TLS" if self.tls else ""
@@ -138,6 +141,7 @@ def open_association(remote: RemoteAE, contexts: list[PresentationContext]) -> A
             (evt.EVT_CONN_OPEN, limit_silence, [remote.answer_timeout_s]),
             (evt.EVT_CONN_OPEN, steady_reactor),
             (evt.EVT_CONN_OPEN, lambda event: connected.set()),
+            *_audited(remote),
         ],
     )
     if association.is_established:
@@ -148,6 +152,12 @@ def open_association(remote: RemoteAE, contexts: list[PresentationContext]) -> A
     if secured is not None and secured.is_why and not association.is_rejected:
         raise TlsFailed(f"{remote}: {words_for(secured.reason)}")
     raise _why_not(remote, association, connected=connected.is_set())
+
+
+def _audited(remote: RemoteAE) -> Handlers:
+    return outgoing_handlers(
+        remote.trail, calling=remote.calling_ae_title, called=remote.ae_title, address=remote.host
+    )
 
 
 def _why_not(remote: RemoteAE, association: Association, *, connected: bool) -> NodeError:

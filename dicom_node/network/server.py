@@ -119,12 +119,17 @@ class Door:
     """
 
     def __init__(
-        self, listeners: Iterable[Listener], limits: DoorLimits, welcome: Callable[[Arrived], Visit]
+        self,
+        listeners: Iterable[Listener],
+        limits: DoorLimits,
+        welcome: Callable[[Arrived], Visit],
+        tell_turned_away: Callable[[str, str, int], None] = lambda reason, address, count: None,
     ) -> None:
-        """Prepare; nothing listens before `start`."""
+        """Prepare; nothing listens before `start`. tell_turned_away is for the audit trail."""
         self._listeners = tuple(listeners)
         self._limits = limits
         self._welcome = welcome
+        self._tell_turned_away = tell_turned_away
         self._selector = selectors.DefaultSelector()
         self._bound: list[tuple[socket.socket, Listener]] = []
         self._guests: dict[_Guest, None] = {}  # in the order of arrival
@@ -410,6 +415,7 @@ class Door:
         if not self._tally or now - self._tallied_at < _TALLY_S:
             return
         for (reason, address), count in self._tally.most_common(_ACCEPTS_AT_ONCE):
+            self._tell_turned_away(reason, address, count)
             log.warning(
                 "connections turned away",
                 extra={

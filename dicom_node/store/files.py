@@ -45,6 +45,11 @@ class Layout:
         """What is known of the certificates that peers showed. Nothing depends on it."""
         return self.root / "peer-certificates.json"
 
+    @property
+    def audit(self) -> Path:
+        """The audit trail: its segments, its head, how far a collector has it."""
+        return self.root / "audit"
+
     def lock(self, role: str) -> Path:
         """The lock of one role's process."""
         return self.locks / f"{role}.lock"

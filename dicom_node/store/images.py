@@ -39,6 +39,7 @@ class Receipt:
 
     image_id: int
     study_id: int
+    study_instance_uid: str
     novelty: Novelty
 
 
@@ -70,7 +71,7 @@ def record_arrival(
     ).one_or_none()
     if known is not None and known.digest == digest:
         conn.execute(update(images).where(images.c.id == known.id).values(arrivals=known.arrivals + 1))
-        return Receipt(known.id, known.study_id, Novelty.DUPLICATE)
+        return Receipt(known.id, known.study_id, header.study_instance_uid, Novelty.DUPLICATE)
 
     study_id = _arrive_at_study(conn, header, now)
     content: dict[str, Any] = {
@@ -93,13 +94,13 @@ def record_arrival(
     if known is not None:
         counts = {"revision": known.revision + 1, "arrivals": known.arrivals + 1}
         conn.execute(update(images).where(images.c.id == known.id).values(**content, **counts))
-        return Receipt(known.id, study_id, Novelty.REPLACED)
+        return Receipt(known.id, study_id, header.study_instance_uid, Novelty.REPLACED)
     result = conn.execute(
         insert(images).values(route=route, sop_instance_uid=header.sop_instance_uid, **content)
     )
     row_id = result.inserted_primary_key
     assert row_id is not None
-    return Receipt(int(row_id[0]), study_id, Novelty.NEW)
+    return Receipt(int(row_id[0]), study_id, header.study_instance_uid, Novelty.NEW)
 
 
 def is_worth_another_try(conn: Connection, image_id: int) -> bool:

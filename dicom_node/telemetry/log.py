@@ -42,6 +42,7 @@ FIELDS = (
     "fingerprint",
     "problem",
     "version",
+    "head",
 )
 """Every field a log line may carry. None of them can hold a name, a patient ID or a description."""
 
