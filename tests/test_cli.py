@@ -91,11 +91,13 @@ def test_echo_to_nobody_ends_with_3(config):
     )
 
 
-def test_send_to_nobody_ends_with_3_and_says_why_for_each_file(still):
+def test_send_to_nobody_ends_with_3_and_says_why_for_each_file(still, config):
     rows = json.loads(emode("send", still, "--to", "PACS@127.0.0.1:1", "--json", status=3))
     assert [row["stored"] for row in rows] == [False]
     assert "no connection" in rows[0]["answer"]
-    assert "write it as AET@HOST:PORT" in emode("send", still, "--to", "PACS", status=2)
+    assert "write it as AET@HOST:PORT" in emode("send", still, "--to", "PACS@nowhere", status=2)
+    words = emode("send", still, "--to", "nobody", "--config", config, status=2)
+    assert "'nobody' is not a destination; defined are: archive" in words
 
 
 def test_inspect_shows_what_the_gate_sees(config, still):
