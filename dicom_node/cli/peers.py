@@ -87,8 +87,8 @@ def _destination(name: str, config: Path) -> RemoteAE:
     remotes = remotes_of(config_or_exit(config))
     if name not in remotes:
         leave(
-            f"--to {name!r} is not a destination; defined are: {', '.join(remotes)}. For anybody else write it "
-            "as AET@HOST:PORT, for example PACS@10.1.2.3:104",
+            f"--to {name!r} is not a destination; defined are: {', '.join(remotes)}. For anybody else "
+            "write it as AET@HOST:PORT, for example PACS@10.1.2.3:104",
             EXIT_USAGE,
         )
     return remotes[name]
