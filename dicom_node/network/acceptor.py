@@ -26,7 +26,7 @@ from pynetdicom.pdu_primitives import A_P_ABORT, P_DATA
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from dicom_node.network.messages import BrokenRule, Inbox
+from dicom_node.network.messages import BrokenRule, Inbox, remove_spool
 from dicom_node.network.server import Arrived
 from dicom_node.network.spool import SpoolLimits
 from dicom_node.telemetry.log import where
@@ -356,6 +356,8 @@ class Acceptance(Association):  # type: ignore[misc]
             super()._serve_request(message, context_id)
         finally:
             self.is_busy = False
+            # What was kept has another name by now; what was refused, or served by nobody, goes.
+            remove_spool(message)
 
     def cut(self) -> None:
         """End the connection at once; the threads see it and end."""

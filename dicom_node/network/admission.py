@@ -75,8 +75,9 @@ class Admission:
     def _judge(self, event: evt.Event) -> None:
         request = event.assoc.requestor.primitive
         arrival = Arrival(
-            calling_ae_title=request.calling_ae_title.strip(),
-            called_ae_title=request.called_ae_title.strip(),
+            # None for titles of nothing but spaces, or that are not ASCII.
+            calling_ae_title=(request.calling_ae_title or "").strip(),
+            called_ae_title=(request.called_ae_title or "").strip(),
             address=event.assoc.requestor.address,
         )
         agreed = agreed_on(transport_of(event.assoc))
@@ -104,6 +105,8 @@ class Admission:
         """The standard's reason, which tells a stranger nothing more, and ours for the log."""
         if arrival.called_ae_title not in self.called_ae_titles:
             return _CALLED_NOT_RECOGNISED, "called AE title not recognised"
+        if not arrival.calling_ae_title:
+            return _CALLING_NOT_RECOGNISED, "no calling AE title"
         titled = [peer for peer in self.peers if peer.ae_title == arrival.calling_ae_title]
         if not titled:
             if self.accept_unknown_peers:

@@ -19,9 +19,11 @@ from pynetdicom.dimse_messages import (
     N_EVENT_REPORT_RQ,
     DIMSEMessage,
 )
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.dsutils import create_file_meta, decode
 from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.service_class import StorageServiceClass, VerificationServiceClass
+from pynetdicom.sop_class import uid_to_service_class
 
 from dicom_node.network.spool import Spool, SpoolLimits
 
@@ -40,6 +42,13 @@ _SERVED = (C_STORE_RQ, C_ECHO_RQ, N_EVENT_REPORT_RQ)
 
 class BrokenRule(Exception):
     """The peer broke a rule of the standard; `str()` names it."""
+
+
+def remove_spool(request: object) -> None:
+    """Remove the file of a C-STORE request, if it is still there."""
+    spool = getattr(request, "_dataset_file", None)
+    if isinstance(spool, Spool):
+        spool.remove()
 
 
 class Inbox(DIMSEServiceProvider):  # type: ignore[misc]
@@ -85,9 +94,7 @@ class Inbox(DIMSEServiceProvider):  # type: ignore[misc]
         self.drop_partial()
         while not self.msg_queue.empty():
             _, request = self.msg_queue.get_nowait()
-            spool = getattr(request, "_dataset_file", None)
-            if isinstance(spool, Spool):
-                spool.remove()
+            remove_spool(request)
 
     def _begin_anew(self) -> None:
         self.message = None
@@ -184,5 +191,10 @@ class Inbox(DIMSEServiceProvider):  # type: ignore[misc]
             request.DataSet = BytesIO()  # for the handler to refuse: the sender gets an answer
         if not request.is_valid_request:
             raise BrokenRule("request-incomplete")
+        if not isinstance(request, N_EVENT_REPORT):
+            service = StorageServiceClass if isinstance(request, C_STORE) else VerificationServiceClass
+            if uid_to_service_class(request.AffectedSOPClassUID) is not service:
+                # pynetdicom goes by the class alone: it would answer such a C-STORE as a C-ECHO: success.
+                raise BrokenRule("class-of-another-service")
         self.msg_queue.put((message.context_id, request))
         self._begin_anew()
