@@ -162,9 +162,10 @@ class UpperLayer(DULServiceProvider):  # type: ignore[misc]
             connection = cast(Connection, self.socket)
             if connection.socket is not None:
                 connection.send(_ABORT_BY_PROVIDER)
-            aborted = A_P_ABORT()
-            aborted.provider_reason = 0x00
-            self.to_user_queue.put(aborted)
+            if self.assoc.is_established:
+                aborted = A_P_ABORT()
+                aborted.provider_reason = 0x00
+                self.to_user_queue.put(aborted)
         finally:
             self._kill_thread = True
             # Nothing more will come: whoever waits for a request or a message must not wait on.
