@@ -10,7 +10,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from ipaddress import ip_network
 from pathlib import Path
@@ -49,6 +50,7 @@ from dicom_node.trust.watch import PeerCertificates, expiries, peer_expiries
 from dicom_node.trust.watch import report as report_expiries
 
 if TYPE_CHECKING:
+    from dicom_node.network.qido import QidoServer
     from dicom_node.telemetry.audit_syslog import Forwarder
     from dicom_node.work.deliver import Archive
     from dicom_node.work.gate import Gate
@@ -196,7 +198,7 @@ def archives_of(config: Config, trail: AuditTrail = NO_AUDIT) -> dict[str, Archi
     return {
         name: Archive(
             remote=remote,
-            confirm=config.destinations[name].confirm == "find",
+            confirm=config.destinations[name].confirm != "none",
             confirm_delay_s=config.destinations[name].confirm_delay_s,
             max_attempts=config.destinations[name].retry.max_attempts,
         )
@@ -209,6 +211,17 @@ def breaker_of(config: Config, destination: str) -> BreakerPolicy:
     section = config.destinations[destination].breaker
     pauses = RetryPolicy(first_delay_s=section.first_pause_s, factor=2.0, cap_s=section.cap_s)
     return BreakerPolicy(failures=section.failures, pauses=pauses)
+
+
+def qido_servers_of(config: Config) -> dict[str, QidoServer]:
+    """The destinations that answer QIDO-RS, by name."""
+    from dicom_node.network.qido import QidoServer
+
+    return {
+        name: QidoServer(name, section.qido_url, section.qido_authorization_file, section.answer_timeout_s)
+        for name, section in config.destinations.items()
+        if section.qido_url is not None
+    }
 
 
 def appearance_of(config: Config) -> Appearance:
@@ -387,10 +400,11 @@ def run_role(role: Role, config: Config, *, supervised: bool) -> None:
 def _receive(base: _Base) -> None:
     from dicom_node.network.admission import Admission, AllowedPeer
     from dicom_node.network.audit import IncomingAudit
-    from dicom_node.network.scp import ScpSettings, Spooled, StoreScp
+    from dicom_node.network.scp import ReportDesk, ScpSettings, Spooled, StoreScp
     from dicom_node.network.seats import Seats
     from dicom_node.network.server import DoorLimits, Listener
     from dicom_node.network.spool import SpoolLimits
+    from dicom_node.work.commitment import Reports
     from dicom_node.work.receive import ReceiveLimits, Reception
 
     config = base.config
@@ -426,10 +440,20 @@ def _receive(base: _Base) -> None:
         listeners["tls_port"] = Listener(config.listen.host, config.listen.tls.port, credentials.context)
         credentials.refresh()  # what is wrong with the files is said now, not when somebody calls
         on_hangup(lambda: credentials.refresh(force=True))
+    reports = Reports(base.database, base.bells, now)
+    names_of: dict[str, set[str]] = {}
+    for name, section in config.destinations.items():
+        names_of.setdefault(section.ae_title, set()).add(name)
+    routed = {route.called_ae_title for route in routes}
+    asking = {d.calling_ae_title for d in config.destinations.values() if d.confirm == "commitment"}
+    desk = ReportDesk(
+        report_only_ae_titles=frozenset(asking - routed),
+        taker=lambda title: reports.taker(names_of.get(title, set())),
+    )
     settings = ScpSettings(
         listeners=tuple(listeners.values()),
         admission=Admission(
-            called_ae_titles=frozenset(route.called_ae_title for route in routes),
+            called_ae_titles=frozenset(routed | asking),
             peers=tuple(
                 AllowedPeer(
                     peer.ae_title,
@@ -464,7 +488,7 @@ def _receive(base: _Base) -> None:
     # We hold the receiver's lock: whatever an earlier one was spooling will never be finished.
     for left in base.layout.incoming.glob("tmp*"):
         left.unlink(missing_ok=True)
-    scp = StoreScp(settings, take, audit)
+    scp = StoreScp(settings, take, desk, audit)
     try:
         ports = dict(zip(listeners, scp.start(), strict=True))
     except OSError as error:
@@ -519,7 +543,6 @@ def _infer(base: _Base) -> None:
 def _carry(base: _Base) -> None:
     from dicom_node.telemetry.audit_syslog import tell_head
     from dicom_node.work.audited import Audited
-    from dicom_node.work.confirm import Confirm
     from dicom_node.work.deliver import Deliver
     from dicom_node.work.loop import Lane
     from dicom_node.work.receive import INFER_LANE
@@ -543,7 +566,7 @@ def _carry(base: _Base) -> None:
             sends=True,
         )
         lanes[Lane(JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s)] = Audited(
-            Confirm(archive, base.database), archive.remote, base.database, base.trail, now, sends=False
+            _prover(base, name, archive), archive.remote, base.database, base.trail, now, sends=False
         )
     calling = [archive.remote.tls.credentials for archive in archives.values() if archive.remote.tls]
 
@@ -579,6 +602,26 @@ def _carry(base: _Base) -> None:
         _serve_lanes(base, lanes, report={})
     finally:
         scheduler.shutdown(wait=False)
+
+
+def _prover(base: _Base, name: str, archive: Archive) -> Handler:
+    """What proves deliveries to a destination, in the way that its section says."""
+    from dicom_node.network.qido import instances_by_qido
+    from dicom_node.network.query import listed_instances
+    from dicom_node.work.commitment import ConfirmByCommitment, Reports
+    from dicom_node.work.confirm import ConfirmByListing
+    from dicom_node.work.proof import Proof
+
+    section = base.config.destinations[name]
+    proof = Proof(archive, base.database)
+    if section.confirm == "commitment":
+        reports = Reports(base.database, base.bells, now)
+        return ConfirmByCommitment(proof, reports, timedelta(seconds=section.commitment_timeout_s))
+    if section.confirm == "qido":
+        server = qido_servers_of(base.config)[name]
+        return ConfirmByListing(proof, "qido", partial(instances_by_qido, server))
+    # With `none` too: what an earlier configuration left to confirm is still asked for.
+    return ConfirmByListing(proof, "find", partial(listed_instances, archive.remote))
 
 
 def _serve_lanes(base: _Base, lanes: Mapping[Lane, Handler], report: Mapping[str, str]) -> None:

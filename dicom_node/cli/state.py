@@ -130,7 +130,8 @@ def image_rows(line: overview.ImageLine) -> Iterator[tuple[object, ...]]:
                 times,
                 f"{way.destination}{words}",
                 seconds_between(line.received_at, way.accepted_at),
-                seconds_between(line.received_at, way.confirmed_at),
+                seconds_between(line.received_at, way.confirmed_at)
+                + (f" by {way.confirmed_by}" if way.confirmed_by else ""),
             )
 
 

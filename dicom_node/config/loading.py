@@ -122,6 +122,7 @@ def _cross_problems(raw: Mapping[str, Any]) -> Iterator[_Problem]:
             if isinstance(known, dict) and isinstance(target, str) and target not in known:
                 names = ", ".join(map(str, known)) or "none"
                 yield ("routes", index, *at), f"{target!r} is not in {section}; defined there: {names}"
+    yield from _unprovable(raw)
     if not raw.get("peers") and raw.get("accept_unknown_peers") is not True:
         yield ("peers",), "nobody may call this node; list at least one peer"
     yield from _listening_problems(raw)
@@ -154,6 +155,28 @@ def _listening_problems(raw: Mapping[str, Any]) -> Iterator[_Problem]:
             yield ("peers", index, "certificates"), "are only seen over TLS; set listen.tls"
         elif peer.get("plain") is False:
             yield ("peers", index, "plain"), "this peer could not call at all; set listen.tls"
+
+
+def _unprovable(raw: Mapping[str, Any]) -> Iterator[_Problem]:
+    """Ways to confirm that lack something which is written elsewhere."""
+    destinations = raw.get("destinations")
+    peers = raw.get("peers")
+    titles = {str(p.get("ae_title")).strip() for p in peers or () if isinstance(p, dict)}
+    for name, section in destinations.items() if isinstance(destinations, dict) else ():
+        if not isinstance(section, dict):
+            continue
+        way, title = section.get("confirm"), str(section.get("ae_title")).strip()
+        if way == "qido" and not section.get("qido_url"):
+            yield (
+                ("destinations", name, "confirm"),
+                "qido needs `qido_url`: the URL of its DICOMweb service, such as https://pacs/dicom-web",
+            )
+        if way == "commitment" and raw.get("accept_unknown_peers") is not True and title not in titles:
+            yield (
+                ("destinations", name, "confirm"),
+                f"commitment: the archive calls back to report, and {title} is not in peers; "
+                f"add it there with its addresses, or set `confirm: find`",
+            )
 
 
 def _doubled_keys(node: yaml.Node | None, at: _At) -> Iterator[_Problem]:

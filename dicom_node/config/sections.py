@@ -231,10 +231,17 @@ class Destination(_Section):
     """What we call ourselves; the archive usually has to know it."""
     tls: DestinationTls | None = None
     """DICOM over TLS; null: plain DICOM."""
-    confirm: Literal["find", "none"] = "find"
-    """find: ask by C-FIND whether the archive lists each result; none: its success status must do."""
+    confirm: Literal["commitment", "find", "qido", "none"] = "find"
+    """How "confirmed" is proven. commitment: the archive commits to each result (storage commitment);
+    find: it lists each by C-FIND; qido: it lists each by QIDO-RS; none: its success status must do."""
     confirm_delay_s: Annotated[float, Field(ge=0)] = 1.0
     """Seconds between success and the first question; archives index a moment later."""
+    commitment_timeout_s: Annotated[Seconds, Field(le=43200)] = 300.0
+    """Seconds to wait for a storage commitment report before the archive is asked anew."""
+    qido_url: Annotated[str, Field(pattern=r"^https?://[^\s/@]+(/\S*)?$")] | None = None
+    """URL of its DICOMweb service, which QIDO-RS queries start from; needed for `confirm: qido`."""
+    qido_authorization_file: FilePath | None = None
+    """File with what the Authorization header of QIDO-RS says, such as "Bearer ..."; none: no header."""
     connect_timeout_s: Seconds = 10.0
     """Seconds to wait for the TCP connection and for the association."""
     answer_timeout_s: Seconds = 60.0

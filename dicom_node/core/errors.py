@@ -340,6 +340,35 @@ class QueryRefused(NodeError):
     next_step = "have its administrator allow C-FIND (Study Root), or set `confirm: none`"
 
 
+class CommitmentDelayed(NodeError):
+    """The destination cannot commit to the instance for now."""
+
+    permanent = False
+    says = Says.ANSWERS
+    next_step = "none yet: it is asked again"
+
+
+class CommitmentRefused(NodeError):
+    """The destination does not let us ask for storage commitment."""
+
+    says = Says.ANSWERS
+    next_step = "have its administrator allow it, or set `confirm: find`; `emode probe` says what it offers"
+
+
+class NotCommitted(NodeError):
+    """The destination will not commit to the instance."""
+
+    says = Says.ANSWERS
+    next_step = "its log says why; have that mended, then `emode jobs retry` sends again"
+
+
+class NeverReported(NodeError):
+    """The destination was asked for storage commitment and never reported."""
+
+    says = Says.ANSWERS
+    next_step = "see that it can call us under the title we ask with, or set `confirm: find`"
+
+
 # -- people -----------------------------------------------------------------------------------
 
 

@@ -35,6 +35,8 @@ class JobEvent(StrEnum):
     CLAIM = "claim"
     FINISH = "finish"
     RETRY = "retry"
+    POSTPONE = "postpone"
+    WAKE = "wake"
     FAIL = "fail"
     EXPIRE = "expire"
     EXHAUST = "exhaust"
@@ -46,9 +48,11 @@ JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     (JobState.HELD, JobEvent.RELEASE): JobState.WAITING,  # its study has settled
     (JobState.HELD, JobEvent.CANCEL): JobState.CANCELLED,
     (JobState.WAITING, JobEvent.CLAIM): JobState.RUNNING,  # lease token set, attempts + 1
+    (JobState.WAITING, JobEvent.WAKE): JobState.WAITING,  # what it waits for has come: due at once
     (JobState.WAITING, JobEvent.CANCEL): JobState.CANCELLED,
     (JobState.RUNNING, JobEvent.FINISH): JobState.DONE,
     (JobState.RUNNING, JobEvent.RETRY): JobState.WAITING,  # temporary failure, not before a later time
+    (JobState.RUNNING, JobEvent.POSTPONE): JobState.WAITING,  # somebody outside has the next word
     (JobState.RUNNING, JobEvent.FAIL): JobState.FAILED,  # permanent, or out of attempts
     (JobState.RUNNING, JobEvent.EXPIRE): JobState.WAITING,  # the worker died or hung
     (JobState.RUNNING, JobEvent.EXHAUST): JobState.FAILED,  # it did so on the last attempt

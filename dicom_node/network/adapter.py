@@ -88,3 +88,8 @@ def close_socket(association: Association) -> None:
     holder = association.dul.socket
     if holder is not None and holder.socket is not None:
         holder.socket.close()
+
+
+def is_answer_to_report(event: evt.Event) -> bool:
+    """For EVT_DIMSE_SENT: is this our answer to an N-EVENT-REPORT? Before it is out, nobody may hang up."""
+    return type(event.message).__name__ == "N_EVENT_REPORT_RSP"

@@ -6,6 +6,8 @@ import threading
 import time
 from typing import Any
 
+_RAISE_FLAG_EVERY_S = 0.02
+
 
 class Checkpoint:
     """What pauses an association's reactor: `clear` returns only when the reactor stands still.
@@ -39,7 +41,10 @@ class Checkpoint:
         with self._changed:
             while not self._open:
                 self._waiting += 1
-                self._changed.wait()
+                # pynetdicom serves an N-EVENT-REPORT in a thread of its own, which takes this flag down when
+                # it ends; whoever waits for the flag, as `release` does, would then wait for ever.
+                self._association._is_paused = True
+                self._changed.wait(_RAISE_FLAG_EVERY_S)
                 self._waiting -= 1
         return True
 

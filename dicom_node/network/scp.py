@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import P_DATA_TF
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from dicom_node.core import faults
 from dicom_node.core.errors import ClassNotAccepted, NodeError, ObjectUnreadable
@@ -28,6 +28,7 @@ from dicom_node.network.adapter import (
 )
 from dicom_node.network.admission import Admission
 from dicom_node.network.audit import IncomingAudit
+from dicom_node.network.commitment import TakeReport, answer_report
 from dicom_node.network.server import Arrived, Door, DoorLimits, Listener, Visit
 from dicom_node.network.spool import Spool, SpoolLimits
 from dicom_node.telemetry.audit_trail import NO_AUDIT
@@ -65,18 +66,33 @@ class Spooled:
     sop_instance_uid: str
 
 
+@dataclass(frozen=True, slots=True)
+class ReportDesk:
+    """Who takes the storage commitment reports that archives bring on associations of their own."""
+
+    report_only_ae_titles: frozenset[str]
+    """Titles that we ask under and no route has."""
+    taker: Callable[[str], TakeReport]
+    """Calling AE title -> what takes its reports."""
+
+
 class StoreScp:
-    """C-ECHO and C-STORE on one port for all our AE titles.
+    """C-ECHO, C-STORE and reports of storage commitment on one port for all our AE titles.
 
     take  makes one object durable; returning its Study Instance UID means 0000, a NodeError its status.
     """
 
     def __init__(
-        self, settings: ScpSettings, take: Callable[[Spooled], str], audit: IncomingAudit | None = None
+        self,
+        settings: ScpSettings,
+        take: Callable[[Spooled], str],
+        desk: ReportDesk,
+        audit: IncomingAudit | None = None,
     ) -> None:
         """Prepare; nothing listens before `start`."""
         self._settings = settings
         self._take = take
+        self._desk = desk
         self._audit = audit or IncomingAudit(NO_AUDIT)
         self._counts: WeakKeyDictionary[Association, int] = WeakKeyDictionary()
         self._counts_lock = threading.Lock()
@@ -86,6 +102,8 @@ class StoreScp:
         self._ae.network_timeout = settings.idle_timeout_s
         self._ae.acse_timeout = settings.door.request_timeout_s
         self._ae.add_supported_context(Verification)
+        # Both roles: on its own association the archive is the SCP although it is the one who calls.
+        self._ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
         for sop_class in ULTRASOUND_CLASSES:
             self._ae.add_supported_context(sop_class, list(transfer_syntaxes_in()))
         for sop_class in RETURNED_CLASSES:
@@ -95,7 +113,9 @@ class StoreScp:
             (evt.EVT_CONN_OPEN, send_at_once),
             (evt.EVT_CONN_OPEN, limit_silence, [settings.idle_timeout_s]),
             (evt.EVT_REQUESTED, settings.admission.admit),
+            (evt.EVT_REQUESTED, self._narrow),
             (evt.EVT_C_STORE, self._store),
+            (evt.EVT_N_EVENT_REPORT, self._report),
             (evt.EVT_RELEASED, self._ended, ["association released"]),
             (evt.EVT_ABORTED, self._ended, ["association aborted"]),
             *self._audit.handlers(),
@@ -123,6 +143,21 @@ class StoreScp:
             self._settings.spool,
             replace(arrived, left=left),
         )
+
+    def _narrow(self, event: evt.Event) -> None:
+        """EVT_REQUESTED: a title that no route has takes reports, and no images that nobody would want."""
+        called = event.assoc.requestor.primitive.called_ae_title.strip()
+        if called in self._desk.report_only_ae_titles:
+            event.assoc.acceptor.supported_contexts = [
+                context
+                for context in event.assoc.acceptor.supported_contexts
+                if context.abstract_syntax in (Verification, StorageCommitmentPushModel)
+            ]
+
+    def _report(self, event: evt.Event) -> tuple[int, None]:
+        """EVT_N_EVENT_REPORT: an archive reports on an association of its own."""
+        sender = event.assoc.requestor.ae_title.strip()
+        return answer_report(event, self._desk.taker(sender), sender)
 
     def _store(self, event: evt.Event) -> int:
         """EVT_C_STORE: one object in, one status out."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -116,8 +117,10 @@ class Sent:
         return f'{said}; it wrote: "{self.comment}"' if self.comment else said
 
 
-def open_association(remote: RemoteAE, contexts: list[PresentationContext]) -> Association:
-    """Associate.
+def open_association(
+    remote: RemoteAE, contexts: list[PresentationContext], handlers: Sequence[tuple[Any, ...]] = ()
+) -> Association:
+    """Associate; `handlers` are pynetdicom's (event, function) for what the peer asks of us.
 
     Raises DestinationUnreachable (TlsFailed if that is why), DestinationRejected, AssociationUnanswered or
     NoPresentationContext; and CertificateUnusable and its like if our own files are not in order.
@@ -142,6 +145,7 @@ def open_association(remote: RemoteAE, contexts: list[PresentationContext]) -> A
             (evt.EVT_CONN_OPEN, steady_reactor),
             (evt.EVT_CONN_OPEN, lambda event: connected.set()),
             *_audited(remote),
+            *handlers,
         ],
     )
     if association.is_established:

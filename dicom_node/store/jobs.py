@@ -184,6 +184,31 @@ def retry(
     _move(conn, job.id, JobEvent.RETRY, now, token=job.lease_token, values=values, detail=text)
 
 
+def postpone(
+    conn: Connection, job: ClaimedJob, now: datetime, *, until: datetime | None, counted: bool, text: str
+) -> None:
+    """The work waits for somebody outside: until this time, or until `wake`; None is "at once".
+
+    counted  False if nothing was done this time: the attempt is given back.
+    """
+    values: dict[str, Any] = {"error_code": None, "error_text": text, "not_before": until}
+    if not counted:
+        values["attempts"] = job.attempts - 1
+    _move(conn, job.id, JobEvent.POSTPONE, now, token=job.lease_token, values=values, detail=text)
+
+
+def wake(conn: Connection, kind: JobKind, delivery_ids: Sequence[int], now: datetime, why: str) -> None:
+    """Make the waiting jobs of these deliveries due at once; jobs that run are left alone."""
+    asleep = select(jobs.c.id).where(
+        jobs.c.kind == kind,
+        jobs.c.delivery_id.in_(delivery_ids),
+        jobs.c.state == JobState.WAITING,
+        jobs.c.not_before.is_not(None),
+    )
+    for job_id in conn.scalars(asleep).all():
+        _move(conn, job_id, JobEvent.WAKE, now, values={"not_before": None}, detail=why)
+
+
 def fail(conn: Connection, job: ClaimedJob, now: datetime, *, code: str, text: str) -> None:
     """The work failed for good, until an operator revives it."""
     values = {"error_code": code, "error_text": text, "ended_at": now}

@@ -25,6 +25,7 @@ applied_migrations = Table(
 
 MIGRATIONS: tuple[tuple[int, str, Callable[[Connection], None]], ...] = (
     (1, "first tables", lambda conn: None),
+    (2, "storage commitment", lambda conn: _add_commitments(conn)),
     (3, "circuit breakers", lambda conn: _add_breakers(conn)),
 )
 """(number, name, step from the schema before it). Never edit a step that has shipped; add one.
@@ -33,6 +34,23 @@ A new database is made from `schema.py` as it is now and counts as having every 
 """
 
 NEWEST = max(number for number, _, _ in MIGRATIONS)
+
+
+def _add_commitments(conn: Connection) -> None:
+    """Transactions of storage commitment, and what each says of each delivery."""
+    for statement in (
+        "CREATE TABLE commitments (id INTEGER NOT NULL, destination VARCHAR(64) NOT NULL,"
+        " transaction_uid VARCHAR(64) NOT NULL, state VARCHAR(16) NOT NULL, words TEXT,"
+        " requested_at DATETIME NOT NULL, expires_at DATETIME NOT NULL, ended_at DATETIME,"
+        " PRIMARY KEY (id), UNIQUE (transaction_uid))",
+        "CREATE INDEX ix_commitments_open ON commitments (destination, state)",
+        "CREATE TABLE commitment_items (commitment_id INTEGER NOT NULL, delivery_id INTEGER NOT NULL,"
+        " state VARCHAR(16) NOT NULL, failure_reason INTEGER, PRIMARY KEY (commitment_id, delivery_id),"
+        " FOREIGN KEY(commitment_id) REFERENCES commitments (id) ON DELETE CASCADE,"
+        " FOREIGN KEY(delivery_id) REFERENCES deliveries (id) ON DELETE CASCADE)",
+        "CREATE INDEX ix_commitment_items_delivery ON commitment_items (delivery_id)",
+    ):
+        conn.exec_driver_sql(statement)
 
 
 def _add_breakers(conn: Connection) -> None:

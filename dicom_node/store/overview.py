@@ -29,6 +29,7 @@ class DeliveryLine:
     words: str | None
     accepted_at: datetime | None
     confirmed_at: datetime | None
+    confirmed_by: str | None = None
     status: int | None = None
 
 
@@ -356,7 +357,15 @@ def _results(conn: Connection, image_ids: list[int]) -> dict[int, list[ResultLin
         select(deliveries).where(deliveries.c.result_id.in_(mine)).order_by(deliveries.c.id)
     ):
         ways[row.result_id].append(
-            DeliveryLine(row.destination, row.state, row.words, row.accepted_at, row.confirmed_at, row.status)
+            DeliveryLine(
+                row.destination,
+                row.state,
+                row.words,
+                row.accepted_at,
+                row.confirmed_at,
+                row.confirmed_by,
+                row.status,
+            )
         )
     made: dict[int, list[ResultLine]] = defaultdict(list)
     for row in conn.execute(

@@ -12,6 +12,12 @@ from dicom_node.core.job import JobKind
 from dicom_node.store.jobs import expire
 from dicom_node.store.results import delivery_state, move_delivery
 
+_CUT_SHORT = {
+    JobKind.DELIVER: (DeliveryState.QUEUED, "sending was begun as often as allowed and never ended"),
+    JobKind.CONFIRM: (DeliveryState.ACCEPTED, "asking was begun as often as allowed and never ended"),
+}
+"""Kind -> what its delivery is until such a job ends, and why it is parked if it never does."""
+
 
 def take_back(conn: Connection, now: datetime, *, kind: JobKind, lane: str, owner_gone: bool) -> None:
     """Return a lane's orphaned jobs to the queue, or end those that ran out of attempts.
@@ -19,9 +25,9 @@ def take_back(conn: Connection, now: datetime, *, kind: JobKind, lane: str, owne
     owner_gone  as of `jobs.expire`.
     """
     for _, delivery_id in expire(conn, now, kind=kind, lane=lane, owner_gone=owner_gone):
-        if delivery_id is None or kind is not JobKind.DELIVER:
+        if delivery_id is None or kind not in _CUT_SHORT:
             continue
-        if delivery_state(conn, delivery_id) is DeliveryState.QUEUED:
-            words = "sending was begun as often as allowed and never ended"
+        state, words = _CUT_SHORT[kind]
+        if delivery_state(conn, delivery_id) is state:
             move_delivery(conn, delivery_id, DeliveryEvent.REFUSE, words=words)
     faults.step("takeback.changed")

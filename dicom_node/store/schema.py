@@ -186,3 +186,27 @@ breakers = Table(
     Column("error_code", String(64)),
     Column("error_text", Text),
 )
+
+commitments = Table(
+    "commitments",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("destination", String(64), nullable=False),
+    Column("transaction_uid", String(64), nullable=False, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("words", Text),
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Index("ix_commitments_open", "destination", "state"),
+)
+
+commitment_items = Table(
+    "commitment_items",
+    metadata,
+    Column("commitment_id", ForeignKey("commitments.id", ondelete="CASCADE"), primary_key=True),
+    Column("delivery_id", ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("failure_reason", Integer),
+    Index("ix_commitment_items_delivery", "delivery_id"),
+)

@@ -29,6 +29,7 @@ FIELDS = (
     "code",
     "where",
     "status",
+    "transaction",
     "decision",
     "count",
     "seconds",

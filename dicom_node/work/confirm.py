@@ -1,99 +1,78 @@
-"""Ask a destination whether it really has what it said it stored."""
+"""Ask a destination whether it really has what it said it stored: by what it lists."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-
-from sqlalchemy import Connection
+from datetime import timedelta
 
 from dicom_node.core import faults
-from dicom_node.core.delivery import DeliveryEvent, DeliveryState
-from dicom_node.core.errors import KeepsNothing, NodeError, NotInArchive
-from dicom_node.core.job import JobKind
-from dicom_node.network.query import listed_instances
+from dicom_node.core.delivery import DeliveryState
+from dicom_node.core.errors import NodeError, NotInArchive
 from dicom_node.store.database import Database
-from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue, times_queued
-from dicom_node.store.results import Parcel, load_parcels, move_delivery
-from dicom_node.work.deliver import Archive
-from dicom_node.work.loop import Effect, Outcome
+from dicom_node.store.jobs import ClaimedJob
+from dicom_node.store.results import Parcel, load_parcels
+from dicom_node.work.loop import Outcome
+from dicom_node.work.proof import Proof
 
 _INDEXED_WITHIN = timedelta(minutes=1)
 """Time after its success at which an archive that does not list an instance counts as not having it."""
 
-_SEND_AT_MOST = 3
-"""Times a result is sent to an archive that says success and does not keep it."""
+Series = tuple[str, str]
+"""Study Instance UID and Series Instance UID."""
+
+Lists = Callable[[set[Series]], Mapping[Series, set[str] | NodeError]]
+"""Asks an archive for the SOP Instance UIDs of series; raises NodeError if it answers nothing at all."""
+
+
+def still_unproven(
+    database: Database, claimed: Sequence[ClaimedJob]
+) -> tuple[list[Outcome], list[tuple[ClaimedJob, Parcel]]]:
+    """Part the jobs that have nothing left to prove from those to ask about."""
+    faults.step("confirm.claimed")
+    with database.read() as conn:
+        parcels = load_parcels(conn, [job.delivery_id for job in claimed if job.delivery_id])
+    pairs = [(job, parcels[job.delivery_id or 0]) for job in claimed]
+    over = [
+        Outcome(job, detail=f"is {parcel.state}", asked=False)
+        for job, parcel in pairs
+        if parcel.state is not DeliveryState.ACCEPTED
+    ]
+    return over, [(job, parcel) for job, parcel in pairs if parcel.state is DeliveryState.ACCEPTED]
 
 
 @dataclass(frozen=True, slots=True)
-class Confirm:
-    """Handler for confirm jobs of one destination."""
+class ConfirmByListing:
+    """Handler for confirm jobs of one destination that is asked what it has (C-FIND, QIDO-RS).
 
-    archive: Archive
-    database: Database
+    by  how, for the record: "find" or "qido".
+    """
+
+    proof: Proof
+    by: str
+    lists: Lists
 
     def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[Outcome]:
-        """One query for each series among the claimed."""
-        faults.step("confirm.claimed")
-        with self.database.read() as conn:
-            parcels = load_parcels(conn, [job.delivery_id for job in claimed if job.delivery_id])
-        pairs = [(job, parcels[job.delivery_id or 0]) for job in claimed]
-        asked = [(job, parcel) for job, parcel in pairs if parcel.state is DeliveryState.ACCEPTED]
-        yield from (
-            Outcome(job, detail=f"is {p.state}", asked=False) for job, p in pairs if (job, p) not in asked
-        )
+        """One question for each series among the claimed."""
+        over, asked = still_unproven(self.proof.database, claimed)
+        yield from over
         if not asked:
             return
         try:
-            listed = listed_instances(
-                self.archive.remote, {(p.study_instance_uid, p.series_instance_uid) for _, p in asked}
-            )
+            listed = self.lists({(p.study_instance_uid, p.series_instance_uid) for _, p in asked})
         except NodeError as error:
-            yield from (Outcome(job, error=error) for job, _ in asked)
+            yield from (self.proof.unproven(job, parcel, error) for job, parcel in asked)
             return
         faults.step("confirm.answered")
         for job, parcel in asked:
-            there = listed[parcel.study_instance_uid, parcel.series_instance_uid]
-            if isinstance(there, NodeError):
-                yield Outcome(job, error=there)
-            elif parcel.sop_instance_uid in there:
-                yield Outcome(job, effect=_confirmed(parcel), detail="listed by C-FIND")
-            elif parcel.accepted_at is None or job.claimed_at - parcel.accepted_at < _INDEXED_WITHIN:
-                yield Outcome(job, error=NotInArchive(f"{self.archive.remote}; it may still be indexing"))
-            else:
-                yield self._lost(job, parcel)
+            yield self._outcome(job, parcel, listed[parcel.study_instance_uid, parcel.series_instance_uid])
 
-    def _lost(self, job: ClaimedJob, parcel: Parcel) -> Outcome:
-        """Success was said and the instance is not there: send it again, but not for ever."""
-        with self.database.read() as conn:
-            sent = times_queued(conn, JobKind.DELIVER, parcel.delivery_id)
-        words = f"{self.archive.remote}: said success {sent} time(s), lists nothing"
-
-        def send_again(conn: Connection, now: datetime) -> None:
-            move_delivery(conn, parcel.delivery_id, DeliveryEvent.MISS, words=words)
-            again = NewJob(
-                kind=JobKind.DELIVER,
-                lane=job.lane,
-                priority=job.priority,
-                study_id=job.study_id,
-                image_id=job.image_id,
-                delivery_id=job.delivery_id,
-                max_attempts=self.archive.max_attempts,
-            )
-            enqueue(conn, again, now)
-
-        def park(conn: Connection, now: datetime) -> None:
-            move_delivery(conn, parcel.delivery_id, DeliveryEvent.REFUSE, words=words)
-
-        if sent >= _SEND_AT_MOST:
-            return Outcome(job, error=KeepsNothing(f"{words}; look into its log"), on_failure=park)
-        rings = ((JobKind.DELIVER, job.lane),)
-        return Outcome(job, effect=send_again, detail="not listed; sent again", rings=rings)
-
-
-def _confirmed(parcel: Parcel) -> Effect:
-    def confirm(conn: Connection, now: datetime) -> None:
-        move_delivery(conn, parcel.delivery_id, DeliveryEvent.FIND, confirmed_at=now, confirmed_by="find")
-
-    return confirm
+    def _outcome(self, job: ClaimedJob, parcel: Parcel, there: set[str] | NodeError) -> Outcome:
+        if isinstance(there, NodeError):
+            return self.proof.unproven(job, parcel, there)
+        if parcel.sop_instance_uid in there:
+            return self.proof.confirmed(job, parcel, self.by, f"listed by {self.by}")
+        if parcel.accepted_at is None or job.claimed_at - parcel.accepted_at < _INDEXED_WITHIN:
+            remote = self.proof.archive.remote
+            return self.proof.unproven(job, parcel, NotInArchive(f"{remote}; it may still be indexing"))
+        return self.proof.missing(job, parcel, "lists nothing")

@@ -42,6 +42,18 @@ class UnexpectedFailure(NodeError):
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """Not an end: somebody outside has the next word, and whoever hears it wakes the job.
+
+    until    when to look again if nobody does.
+    counted  False if nothing was done this time: the attempt is given back.
+    """
+
+    until: datetime
+    counted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How one job ended.
 
@@ -59,6 +71,11 @@ class Outcome:
     """(kind, lane) that have work once this is committed."""
     asked: bool = True
     """False if the job ended without a word to its destination."""
+    wait: Wait | None = None
+    """Set if the job has not ended."""
+    came: Callable[[Connection], bool] | None = None
+    """Is what the job waits for there by now? Asked in the transaction that puts the job back, so that
+    what came while it ran is not slept through."""
 
 
 Handler = Callable[[Sequence[ClaimedJob]], Iterator[Outcome]]
@@ -247,7 +264,17 @@ class WorkLoop:
         fields = {"job": job.id, "kind": job.kind.value, "lane": job.lane, "attempt": job.attempts}
         try:
             with self._database.write() as conn:
-                if error is None:
+                if outcome.wait is not None:
+                    words, again = "job waits", self._unless_there(outcome, outcome.wait.until, conn)
+                    queue.postpone(
+                        conn,
+                        job,
+                        now,
+                        until=again,
+                        counted=outcome.wait.counted,
+                        text=outcome.detail or "",
+                    )
+                elif error is None:
                     queue.finish(conn, job, now, outcome.detail)
                     _apply(outcome.effect, conn, now)
                     words, again = "job finished", None
@@ -258,11 +285,12 @@ class WorkLoop:
                         _apply(outcome.on_failure, conn, now)
                         words = "job failed"
                     else:
+                        again = self._unless_there(outcome, again, conn)
                         queue.retry(
                             conn,
                             job,
                             now,
-                            not_before=again if again > now else None,
+                            not_before=again if again is not None and again > now else None,
                             code=error.code,
                             text=error.for_operators,
                             counted=error.counted and not behind_the_gate,
@@ -286,6 +314,10 @@ class WorkLoop:
                 **fields,
             },
         )
+
+    def _unless_there(self, outcome: Outcome, again: datetime, conn: Connection) -> datetime | None:
+        """When the job is due: None, at once, if what it waits for has come."""
+        return None if outcome.came is not None and outcome.came(conn) else again
 
     def _again(self, job: ClaimedJob, error: NodeError, now: datetime) -> datetime | None:
         if isinstance(error, NotTried):
