@@ -110,7 +110,9 @@ class NodeUnderTest:
         self._follower.start()
 
     def start(self) -> None:
-        """Start the supervisor."""
+        """Start the supervisor; does nothing once this is closed."""
+        if self._closed.is_set():
+            return
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [str(EMODE), "serve", "--config", str(self.config_file)], stderr=log, env=self._environment
@@ -153,6 +155,7 @@ class NodeUnderTest:
         victims = [pid for pid, known in self.processes().items() if known == role]
         for pid in victims:
             _kill(pid)
+        self._ready.pop(role, None)
         if role == "supervisor":
             self._reap()
         return bool(victims)
@@ -167,9 +170,11 @@ class NodeUnderTest:
 
     def close(self) -> None:
         """Kill whatever is left and stop following the log."""
-        self.kill_everything()
         self._closed.set()
         self._follower.join()
+        while self.processes():
+            self.kill_everything()
+            time.sleep(0.1)
 
     def order(self, step: str, words: str) -> None:
         """Leave an order for a fault point."""
@@ -276,6 +281,7 @@ def _configuration(folder: Path, port: int, bench: Bench) -> dict[str, Any]:
     for destination in config["destinations"].values():
         destination |= {
             "answer_timeout_s": 6,
+            "breaker": {"failures": 3, "first_pause_s": 1, "cap_s": 4},
             "retry": {"max_attempts": 1000, "first_delay_s": 0.5, "factor": 1.5, "cap_s": 4},
         }
     return config

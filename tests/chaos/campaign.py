@@ -96,6 +96,8 @@ def run_campaign(
             bench.keep_data()
         return report
     finally:
+        inflictor.end()
+        nuisance.enough.set()
         for sender in senders:
             sender.give_up.set()
         bench.close()

@@ -55,7 +55,8 @@ class Inflictor:
     def end(self) -> None:
         """Leave the node alone."""
         self._over.set()
-        self._doctor.join()
+        if self._doctor.is_alive():
+            self._doctor.join()
 
     def _keep_running(self) -> None:
         """Start the supervisor again when it is gone, as an init system would."""
@@ -67,6 +68,8 @@ class Inflictor:
 
     def _run(self, faults: list[Fault], dice: random.Random) -> None:
         for fault in faults:
+            if self._over.is_set():
+                return
             try:
                 self._inflict(fault, dice)
             except Exception as error:  # noqa: BLE001 - the campaign shall say so, not hang
@@ -99,7 +102,7 @@ class Inflictor:
     def _kill_role(self, role: str, dice: random.Random) -> None:
         if dice.random() < 0.85:
             self._node.wait_ready(role)
-        time.sleep(dice.uniform(0, 1.5))
+        time.sleep(dice.uniform(0, 2.5))
         while not self._node.kill(role):
             time.sleep(0.1)
 
@@ -129,6 +132,7 @@ class Inflictor:
         if room in _NEEDS_START:
             self._node.kill("courier" if room == "sweep" else role)
         if self._node.obeyed(fault.step, _REACHED_WITHIN_S):
+            time.sleep(0.2)  # an order is marked as obeyed a moment before the process dies
             with self._lock:
                 self.steps[fault.step] += 1
             return fault.kind
