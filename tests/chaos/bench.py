@@ -99,6 +99,8 @@ class NodeUnderTest:
         self.log_file.touch()
         self.data = Path(config["data_dir"])
         self.actions: Counter[str] = Counter()
+        self.progress: Counter[str] = Counter()
+        """Role -> images received, or jobs finished."""
         self.gave_up = 0
         """Times the supervisor left without being killed."""
         self._environment = os.environ | environment | {FLAG: str(self.orders)}
@@ -217,7 +219,11 @@ class NodeUnderTest:
     def _note(self, line: Any) -> None:
         if isinstance(line, dict) and "action" in line:
             self.actions[line["action"]] += 1
-            if line["action"] == "ready":
+            if line["action"] == "image-received":
+                self.progress["receiver"] += 1
+            elif line["action"] == "job-finished":
+                self.progress["worker" if line["kind"] == "infer" else "courier"] += 1
+            elif line["action"] == "ready":
                 self._ready[line["role"]] = line["pid"]
 
 

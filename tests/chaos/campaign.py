@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from chaos.bench import ROLES, Bench
@@ -12,7 +13,7 @@ from chaos.inflict import Inflictor
 from chaos.plan import draw_plan
 from chaos.report import Report
 from chaos.senders import Ledger, Nuisance, Sender, send_with_dcmtk, send_with_pynetdicom
-from chaos.verdict import age_leftovers, judge, unfinished
+from chaos.verdict import Verdict, age_leftovers, judge, unfinished
 
 _PER_SECOND = 0.8
 _SAY_EVERY_S = 10.0
@@ -25,11 +26,13 @@ def run_campaign(
     *,
     without: tuple[str, ...] = (),
     quiet_s: float = 300.0,
+    meddle: Callable[[Bench, Callable[[], Verdict]], None] | None = None,
 ) -> Report:
     """Inflict `count` faults drawn from `seed` on a node in `folder` (new or empty) and judge what is left.
 
     without  kinds of fault to leave out.
     quiet_s  seconds that the node has, once left alone, to finish everything; counted anew at each progress.
+    meddle   called after the verdict, while the archives still run, with a function that judges again.
     """
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     started = time.monotonic()
@@ -94,6 +97,8 @@ def run_campaign(
         if not report.holds:
             report.kept_in = str(folder)
             bench.keep_data()
+        if meddle is not None:
+            meddle(bench, lambda: judge(bench, ledger, nuisance, exit_status))
         return report
     finally:
         inflictor.end()

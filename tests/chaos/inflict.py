@@ -16,7 +16,9 @@ from chaos.plan import Fault
 
 _OFFSETS_S = (20, 600, 7200, 3 * 86400, 40 * 86400)
 _NEEDS_START = ("role", "migrate", "takeback", "sweep")
+_SELDOM = ("settle", "purge")
 _REACHED_WITHIN_S = 25.0
+_PROGRESS_WITHIN_S = 6.0
 
 
 class Inflictor:
@@ -102,9 +104,16 @@ class Inflictor:
     def _kill_role(self, role: str, dice: random.Random) -> None:
         if dice.random() < 0.85:
             self._node.wait_ready(role)
-        time.sleep(dice.uniform(0, 2.5))
+            self._wait_for_progress(role)
+        time.sleep(dice.uniform(0, 1.5))
         while not self._node.kill(role):
             time.sleep(0.1)
+
+    def _wait_for_progress(self, role: str) -> None:
+        """Kills are to meet work, however slow the machine is; but some are to meet a process without any."""
+        before, deadline = self._node.progress[role], time.monotonic() + _PROGRESS_WITHIN_S
+        while self._node.progress[role] == before and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def _kill_supervisor(self, kind: str, dice: random.Random) -> None:
         for role in ROLES:
@@ -127,7 +136,7 @@ class Inflictor:
             self._leave_orphan(dice)
         if room == "supervisor":
             return self._at_supervisor_step(fault, role)
-        passes = 1 if room in _NEEDS_START else dice.choice((1, 1, 2, 3, 5))
+        passes = 1 if room in _NEEDS_START + _SELDOM else dice.choice((1, 1, 2, 3, 5))
         self._node.order(fault.step, f"{action} {passes}")
         if room in _NEEDS_START:
             self._node.kill("courier" if room == "sweep" else role)

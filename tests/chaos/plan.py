@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dicom_node.core.faults import STEPS
@@ -94,15 +95,17 @@ def draw_plan(count: int, seed: int, without: tuple[str, ...] = ()) -> dict[str,
 
 
 def _apportion(count: int, shares: dict[str, float]) -> dict[str, int]:
-    """Whole numbers that add up to `count`; at least one of each kind where `count` allows."""
+    """Whole numbers that add up to `count`; at least one of each kind where that is possible."""
+    if count < len(shares):
+        return dict.fromkeys(list(shares)[:count], 1)
     total = sum(shares.values())
     numbers = {kind: max(1, int(count * share / total)) for kind, share in shares.items()}
     largest = max(shares, key=lambda kind: shares[kind])
-    numbers[largest] = max(0, numbers[largest] + count - sum(numbers.values()))
+    numbers[largest] += count - sum(numbers.values())
     return numbers
 
 
-def _forever(names: list[str], dice: random.Random):  # type: ignore[no-untyped-def]
+def _forever(names: list[str], dice: random.Random) -> Iterator[str]:
     while True:
         yield from dice.sample(names, len(names))
 

@@ -2,11 +2,13 @@
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 
 import pytest
 
@@ -24,10 +26,45 @@ from dicom_node.demo.orthanc import find_orthanc
 def test_nothing_is_lost_in_a_short_campaign(dcmtk, tmp_path):
     if find_orthanc() is None:
         pytest.skip("Orthanc is not installed: run deploy/install-test-peers.sh")
-    report = run_campaign(tmp_path / "world", 25, seed=int(os.environ.get("SEED", "4")))
+    seed = int(os.environ.get("SEED", "4"))
+    report = run_campaign(tmp_path / "world", 25, seed, meddle=see_what_is_wrong)
     assert report.holds, report.text()
     assert sum(report.faults.values()) == 25
     assert report.verdict.totals["images acknowledged"] > 0
+
+
+def see_what_is_wrong(bench, judge_again):
+    """The verdict is worth nothing unless it sees what was broken on purpose."""
+    if not judge_again().holds:
+        return  # the campaign itself failed, and says so
+    data = bench.node.data
+    first, second, third, *_ = bench.node.ask(
+        "SELECT i.id, i.digest, r.sop_instance_uid, r.id FROM images i"
+        " JOIN image_results ON image_id = i.id JOIN results r ON r.id = result_id"
+    )
+    source = data / "source" / first[1][:2] / f"{first[1]}.dcm"
+    (data / "result" / "zz").mkdir()
+    (data / "result" / "zz" / "zz.dcm").write_bytes(b"nobody's")
+    pacs = bench.archives["first"]
+    (there,) = pacs.find("Instance", SOPInstanceUID=second[2])
+    pacs.delete(there["ID"])
+    bench.archives["second"].upload(source)
+    source.unlink()
+    with closing(sqlite3.connect(data / "state.sqlite")) as db, db:
+        db.execute("DELETE FROM image_results WHERE image_id = ?", (third[0],))
+        db.execute("UPDATE deliveries SET state = 'accepted' WHERE result_id = ?", (second[3],))
+        db.execute("UPDATE jobs SET state = 'waiting' WHERE image_id = ? AND kind = 'infer'", (second[0],))
+    seen = {what: count for what, count in judge_again().wrong.items() if count}
+    assert seen == {
+        "acknowledged images lost": 1,
+        "rows without their file": 1,
+        "orphan files": 1,
+        "results missing": 1,
+        "results missing in an archive": 1,
+        "results in an archive that no image has": 3,  # one uploaded, and what is left of the one forgotten
+        "deliveries not confirmed": 2,
+        "jobs left": 1,
+    }
 
 
 def test_every_kind_and_every_step_is_drawn():

@@ -179,7 +179,7 @@ def _judge_files(bench: Bench, verdict: Verdict) -> None:
             rows_without += [
                 f"altered: {stem}"
                 for stem, path in files.items()
-                if hashlib.sha256(path.read_bytes()).hexdigest() != stem
+                if stem in rows and hashlib.sha256(path.read_bytes()).hexdigest() != stem
             ]
     orphans += [f"incoming/{path.name}" for path in (data / "incoming").iterdir()]
     verdict.count("orphan files", orphans)

@@ -143,6 +143,10 @@ class Orthanc:
         """Put one file in over REST; return Orthanc's id of the instance."""
         return str(json.loads(self._running.request("POST", "/instances", path.read_bytes()))["ID"])
 
+    def delete(self, instance: str) -> None:
+        """Remove one instance, by Orthanc's id."""
+        self._running.request("DELETE", f"/instances/{instance}")
+
     def get(self, path: str) -> Any:
         """One REST answer, decoded."""
         return json.loads(self._running.request("GET", path))
