@@ -367,3 +367,54 @@ def test_memory_does_not_grow_with_associations(receiver: Receiver, calm: Proces
     before = calm.rss_mib
     visits(receiver.port, 300, seed=2)
     assert calm.rss_mib < before + 10
+
+
+PLAIN = """
+from pynetdicom import AE, evt
+ae = AE()
+ae.acse_timeout = ae.network_timeout = 20
+ae.add_supported_context("1.2.840.10008.1.1")
+ae.add_supported_context("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.1.2.1")
+server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda event: 0)])
+print(server.socket.getsockname()[1], flush=True)
+input()
+"""
+
+
+def test_pynetdicom_still_needs_it() -> None:
+    """If this fails after an upgrade, look what of `network/acceptor.py` and `messages.py` can go."""
+    plain = subprocess.Popen(
+        [sys.executable, "-P", "-c", PLAIN],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert plain.stdout is not None
+        port = int(plain.stdout.readline())
+        process = Process(plain.pid)
+        before = process.threads
+        for _ in range(5):
+            Peer(port).close()
+        time.sleep(2)
+        assert process.threads >= before + 5  # each waits for a request on a connection that is closed
+        for name in (
+            "a PDU of 4 GiB",
+            "a data set before its command",
+            "an endless command set",
+        ):
+            with Peer(port, timeout_s=2) as peer:
+                peer.send(associate())
+                assert peer.read()[0] == ACCEPTED
+                peer.send(*BROKEN_RULES[name])
+                with pytest.raises(TimeoutError):  # it waits for more
+                    peer.read()
+        with Peer(port) as peer:
+            peer.send(associate())
+            assert peer.read()[0] == ACCEPTED
+            peer.send(*BROKEN_RULES["a C-STORE of the Verification class"])
+            assert [a.status for a in answers([peer.read()])] == [0x0000]
+    finally:
+        plain.kill()
+        plain.communicate()

@@ -1,7 +1,7 @@
 """Associations that others open to us: pynetdicom's, with bounds on what a peer can make them cost.
 
-What is different here, and when it can go, is in the docstrings; `tests/test_network_door.py` shows for
-each that pynetdicom 3.0.4 needs it.
+What is different here is in the docstrings; `test_pynetdicom_still_needs_it` fails when pynetdicom has
+mended what it tries, and then what it tries can go from here.
 """
 
 from __future__ import annotations
