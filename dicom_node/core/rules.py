@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dicom_node.core.image import Arrival, ImageHeader
+from dicom_node.core.terms import quotable
 
 
 class DeliverWhen(StrEnum):
@@ -46,7 +47,9 @@ class Match:
         )
         for name, value, allowed in listed:
             if allowed and value not in allowed:
-                return f"{name} is {value or 'absent'}, wanted {' or '.join(a or 'absent' for a in allowed)}"
+                # Anything may stand in a code string; only the standard's own terms are no name.
+                shown = quotable(value) if name in ("modality", "body part") else value
+                return f"{name} is {shown or 'absent'}, wanted {' or '.join(a or 'absent' for a in allowed)}"
         # Descriptions are free text and may name the patient: say which rule decided, not what it read.
         if self.description is not None and not self.description.search(described):
             return f"no description matches {self.description.pattern!r}"

@@ -36,6 +36,7 @@ from dicom_node.core.errors import (
     TlsFailed,
 )
 from dicom_node.dicom.header import read_header
+from dicom_node.dicom.redaction import redacted
 from dicom_node.dicom.services import (
     TRANSFER_SYNTAXES_OUT,
     UNCOMPRESSED,
@@ -106,7 +107,8 @@ class Sent:
     status: int | None
     error: NodeError | None
     comment: str = ""
-    """What the peer wrote with a status that is not an error. It may quote patient data: never for a log."""
+    """What the peer wrote with a status that is not an error, the patient's own data hidden. Never for a log:
+    what else it quotes is not known."""
 
     @property
     def words(self) -> str:
@@ -261,7 +263,7 @@ def _send_one(remote: RemoteAE, association: Association, item: Outgoing) -> Sen
                 item, None, DestinationSilent(f"{remote}: no answer to C-STORE within {waited:.0f} s")
             )
         return Sent(item, None, DestinationAborted(f"{remote}: no answer to C-STORE"))
-    comment = _own_words(answer)
+    comment = redacted(_own_words(answer), item.path)
     return Sent(item, int(answer.Status), _refusal(remote, int(answer.Status), comment), comment)
 
 
