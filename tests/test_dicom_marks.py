@@ -196,11 +196,17 @@ def test_a_scanner_with_text_on_its_screen_is_not_ours(tmp_path: Path) -> None:
 
 
 def test_synthetic_data_of_others_is_left_alone_by_another_name(tmp_path: Path) -> None:
-    path = saved(breast_image(SyntheticData="YES", Manufacturer="Another"), tmp_path / "a.dcm")
+    derived = breast_image(SyntheticData="YES", ImageType=["DERIVED", "SECONDARY"])
+    path = saved(derived, tmp_path / "a.dcm")
     assert not read_header(path).own_result
     skip = read_image(path)
     assert isinstance(skip, Skip)
     assert skip.code is SkipCode.SYNTHETIC
+
+
+def test_an_image_of_a_simulator_is_an_image(tmp_path: Path) -> None:
+    path = saved(breast_image(SyntheticData="YES"), tmp_path / "a.dcm")
+    assert isinstance(read_image(path), SourceImage)
 
 
 @pytest.mark.real_data

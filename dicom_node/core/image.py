@@ -29,7 +29,8 @@ class ImageHeader:
     columns: int = 0
     frames: int = 1
     synthetic: bool = False
-    """Does it say of itself that it is synthetic data, whoever made it?"""
+    """Does it say that it was made by processing and is synthetic, whoever made it? A simulator's original
+    images are synthetic data too, and what this node's demonstration sends."""
     own_mark: str = ""
     """What tells that it is a result of this product, made here or by another node; empty if nothing does."""
     derived_from: tuple[str, ...] = ()

@@ -48,7 +48,7 @@ class Match:
         for name, value, allowed in listed:
             if allowed and value not in allowed:
                 # Anything may stand in a code string; only the standard's own terms are no name.
-                shown = quotable(value) if name in ("modality", "body part") else value
+                shown = quotable(value.upper()) if name in ("modality", "body part") else value
                 return f"{name} is {shown or 'absent'}, wanted {' or '.join(a or 'absent' for a in allowed)}"
         # Descriptions are free text and may name the patient: say which rule decided, not what it read.
         if self.description is not None and not self.description.search(described):

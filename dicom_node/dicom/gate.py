@@ -39,7 +39,7 @@ def judge_header(header: ImageHeader) -> Skip | None:
     if header.own_result:
         return Skip(SkipCode.OWN_RESULT, f"Known by its {header.own_mark}")
     if header.synthetic:
-        return Skip(SkipCode.SYNTHETIC, "Synthetic Data (0008,001C) is YES")
+        return Skip(SkipCode.SYNTHETIC, "Image Type says DERIVED, Synthetic Data YES")
     if header.sop_class_uid not in ULTRASOUND_CLASSES:
         return Skip(SkipCode.NOT_ULTRASOUND, f"The SOP class is {header.sop_class_uid}")
     return _judge_image_type(header.image_type) or _judge_size(header.rows, header.columns)

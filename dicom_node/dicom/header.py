@@ -175,7 +175,7 @@ def header_of(ds: Dataset) -> ImageHeader:
         rows=max(0, whole_number(ds, "Rows") or 0),
         columns=max(0, whole_number(ds, "Columns") or 0),
         frames=max(1, whole_number(ds, "NumberOfFrames") or 1),
-        synthetic=text(ds, "SyntheticData") == "YES",
+        synthetic=text(ds, "SyntheticData") == "YES" and text(ds, "ImageType") == "DERIVED",
         own_mark=own_mark(ds),
         derived_from=tuple(
             filter(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from pydicom import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import SecondaryCaptureImageStorage
 
+from dicom_node.demo.child import free_ports
 from harness import Node, node_config, raw_store
 from peers.still import US_IMAGE, breast_still, region, write
 
@@ -154,59 +156,40 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("style", ["json", "text"])
-def test_no_patient_in_logs_tables_screens_and_leftovers(tmp_path: Path, style: str) -> None:
+def test_no_patient_in_logs_tables_screens_and_leftovers(tmp_path: Path) -> None:
     gossip = Gossip()
     written: dict[str, bytes] = {}
+    config = node_config(
+        tmp_path,
+        {"gossip": ("GOSSIP", gossip.port), "dead": ("DEAD", 1)},
+        log={"format": "json", "level": "debug"},
+        routes=[{"name": "breast", "destinations": ["gossip", "dead"], "match": {"body_part": ["BREAST"]}}],
+    )
+    config["destinations"]["gossip"]["confirm"] = "none"
+    good = [patient(number, name) for number, name in enumerate(NAMES)]
+    node = Node(tmp_path, config)
     try:
-        config = node_config(
-            tmp_path,
-            {"gossip": ("GOSSIP", gossip.port), "dead": ("DEAD", 1)},
-            log={"format": style, "level": "debug"},
-            routes=[
-                {"name": "breast", "destinations": ["gossip", "dead"], "match": {"body_part": ["BREAST"]}}
-            ],
-        )
-        config["destinations"]["gossip"]["confirm"] = "none"
-        node = Node(tmp_path, config)
-        if style == "text":
-            # The harness reads a port from JSON; a fixed one does as well.
-            from dicom_node.demo.child import free_ports
-
-            (port,) = free_ports(1)
-            node.config_file.write_text(yaml.safe_dump(config | {"listen": {"port": port}}))
-            node.start(roles=())
-            node.wait(lambda: any("action=ready role=worker" in line for line in node.stderr), "ready", 120)
-            node.wait(lambda: any("action=ready role=receiver" in line for line in node.stderr), "ready", 120)
-        else:
-            node.start()
-            port = node.port
-        try:
-            good = [patient(number, name) for number, name in enumerate(NAMES)]
-            assert send(good, port) == [0] * len(good)
-            for uid, content in hostile():
-                raw_store(port, US_IMAGE, uid, content, syntax="1.2.840.10008.1.2.1")
+        with node:
+            assert send(good, node.port) == [0] * len(good)
+            send_hostile(node.port)
             node.wait(lambda: gossip.asked >= len(good), "the archive was asked", 180, every_s=0.5)
             node.wait(lambda: _refusals(tmp_path) >= 2, "refusals are recorded", 120, every_s=0.5)
-            for number, command in enumerate(COMMANDS):
+            for command in COMMANDS:
                 ran = node.emode(*command, check=False)
-                written[f"emode {' '.join(command)} {number}"] = (ran.stdout + ran.stderr).encode()
-            file = write(good[0], tmp_path / "outside" / "a.dcm")
-            ran = node.emode("inspect", str(file), check=False)
+                written[f"emode {' '.join(command)}"] = (ran.stdout + ran.stderr).encode()
+            ran = node.emode("inspect", str(write(good[0], tmp_path / "outside" / "a.dcm")), check=False)
             written["emode inspect, errors"] = ran.stderr.encode()
-        finally:
-            if style == "text":
-                assert node.stop() == 0
-            else:
-                node.kill()
+            node.kill()
+        _serve_again_with_a_text_log(node, config)
     finally:
         gossip.stop()
     written["log"] = "\n".join(node.stderr).encode()
-    assert len(node.stderr) > 20
+    assert any(line.startswith("{") for line in node.stderr)
+    assert any("INFO image received action=image-received" in line for line in node.stderr)
     assert ACCESSION.encode() not in written["log"]
     for path in tmp_path.rglob("*"):
-        inside = {"source", "result", "outside"} & set(path.relative_to(tmp_path).parts)
-        if path.is_file() and not inside and path.suffix != ".dcm":
+        objects = {"source", "result", "incoming", "outside"} & set(path.relative_to(tmp_path).parts)
+        if path.is_file() and not objects:
             written[str(path.relative_to(tmp_path))] = path.read_bytes()
     assert any("sqlite" in name for name in written)
     said = [
@@ -216,6 +199,29 @@ def test_no_patient_in_logs_tables_screens_and_leftovers(tmp_path: Path, style: 
         if mark in content
     ]
     assert not said, "\n".join(map(str, said))
+
+
+def send_hostile(port: int) -> None:
+    for uid, content in hostile():
+        raw_store(port, US_IMAGE, uid, content, syntax="1.2.840.10008.1.2.1")
+
+
+def _serve_again_with_a_text_log(node: Node, config: dict[str, Any]) -> None:
+    """The harness takes the port from a JSON line: here it is fixed."""
+    (port,) = free_ports(1)
+    settings = config | {"listen": {"port": port}, "log": {"format": "text", "level": "debug"}}
+    node.config_file.write_text(yaml.safe_dump(settings))
+    node.start(roles=())
+    for role in ("receiver", "worker", "courier"):
+        ready = f"role={role}"
+        node.wait(
+            lambda ready=ready: any("action=ready" in line and ready in line for line in node.stderr),
+            f"{role} is ready",
+            120,
+        )
+    assert send([patient(50)], port) == [0]
+    send_hostile(port)
+    assert node.stop() == 0
 
 
 def marks() -> list[bytes]:
