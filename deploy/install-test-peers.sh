@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install the real peers that the tests talk to: Orthanc (an archive) and DCMTK (command-line DICOM).
+# Install the real peers that the tests talk to: Orthanc (an archive), DCMTK (command-line DICOM) and
+# rsyslog with TLS (a collector of audit messages).
 #
 # Exit 0: both are there. Exit 3: something is missing and may not be installed from here; what to do
 # is printed, and the tests that need it will say that they did not run.
@@ -13,6 +14,12 @@ missing() {
     if ! PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v Orthanc >/dev/null 2>&1; then
         printf 'orthanc '
     fi
+    if ! PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v rsyslogd >/dev/null 2>&1; then
+        printf 'rsyslog '
+    fi
+    if ! find /usr/lib /usr/local/lib -name lmnsd_gtls.so 2>/dev/null | grep -q .; then
+        printf 'rsyslog-gnutls '
+    fi
     # By full path: pynetdicom puts commands of the same names into a virtual environment.
     for folder in /usr/bin /usr/local/bin /opt/homebrew/bin; do
         if [ -x "$folder/storescu" ] && [ -x "$folder/storescp" ] && [ -x "$folder/dcmsend" ]; then
@@ -25,8 +32,8 @@ missing() {
 say_how() {
     cat >&2 <<WORDS
 Missing for the tests with real peers: $1
-  Debian, Ubuntu:  apt-get install orthanc dcmtk     (as root)
-  Fedora:          dnf install dcmtk                 (as root)
+  Debian, Ubuntu:  apt-get install orthanc dcmtk rsyslog rsyslog-gnutls     (as root)
+  Fedora:          dnf install dcmtk rsyslog rsyslog-gnutls                 (as root)
   macOS:           brew install dcmtk
   Where the system has no package of Orthanc: the builds that its makers offer.
 A C compiler (gcc) is useful as well: with it the peers listen on this machine only.
@@ -37,7 +44,7 @@ WORDS
 
 wanted=$(missing)
 if [ -z "$wanted" ]; then
-    echo "Orthanc and DCMTK are installed."
+    echo "Orthanc, DCMTK and rsyslog are installed."
     exit 0
 fi
 
@@ -87,4 +94,4 @@ fi
 
 wanted=$(missing)
 [ -z "$wanted" ] || say_how "$wanted"
-echo "Orthanc and DCMTK are installed; no service was started."
+echo "Orthanc, DCMTK and rsyslog are installed; no service was started."

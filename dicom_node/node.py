@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dicom_node.config import DEFAULT_BUNDLE_NAME, Config
-from dicom_node.config.sections import Destination, DestinationTls, ListenTls
+from dicom_node.config.sections import Destination, DestinationTls, ListenTls, SyslogSection
 from dicom_node.core import faults
 from dicom_node.core.access import Access
 from dicom_node.core.access import Role as Rank
@@ -158,7 +158,8 @@ def all_credentials(config: Config) -> list[Credentials]:
     """Every identity of this node, in and out."""
     listening = listening_credentials(config)
     calling = [remote.tls.credentials for remote in remotes_of(config).values() if remote.tls]
-    return [*([listening] if listening else []), *calling]
+    collecting = collector_credentials(config)
+    return [*([listening] if listening else []), *calling, *([collecting] if collecting else [])]
 
 
 def certificate_problems(config: Config) -> list[str]:
@@ -180,7 +181,7 @@ def certificate_expiries(config: Config) -> list[Expiry]:
     return sorted([*expiries(files, now(), warn_days), *seen], key=lambda expiry: expiry.ends)
 
 
-def _files_of(name: str, section: ListenTls | DestinationTls) -> TlsFiles:
+def _files_of(name: str, section: ListenTls | DestinationTls | SyslogSection) -> TlsFiles:
     return TlsFiles(
         name=name,
         certificate=section.certificate,
@@ -340,16 +341,24 @@ def audit_of(config: Config) -> DirectTrail:
     return DirectTrail(audit_log_of(config))
 
 
+def collector_credentials(config: Config) -> Credentials | None:
+    """Who we are to the collector of audit messages, if there is one."""
+    section = config.audit.syslog
+    if section is None:
+        return None
+    return Credentials(_files_of("audit.syslog", section), lambda files: client_context(files, now()))
+
+
 def forwarder_of(config: Config) -> Forwarder | None:
     """What sends the trail to the collector, if there is one."""
     from dicom_node.network.collector import Collector
     from dicom_node.telemetry.audit_syslog import Cursor, Forwarder
 
-    section = config.audit.syslog
-    if section.host is None or section.trust is None:
+    section, credentials = config.audit.syslog, collector_credentials(config)
+    if section is None or credentials is None:
         return None
     collector = Collector(
-        section.host, section.port, section.trust, section.certificate, section.key, section.timeout_s
+        section.host, section.port, section.server_name or section.host, credentials, section.timeout_s
     )
     audit = audit_log_of(config)
     return Forwarder(audit, Cursor(audit.folder / "syslog"), collector.connect, host=socket.gethostname())

@@ -68,6 +68,9 @@ def test_the_optional_parts_of_the_shipped_file_are_valid_and_show_the_defaults(
     for section in (config.listen.tls, config.destinations["archive"].tls):
         shown = section.model_dump(exclude=required)
         assert shown == type(section)(trust="t", certificate="c", key="k").model_dump(exclude=required)
+    syslog = config.audit.syslog
+    shown = syslog.model_dump(exclude=required)
+    assert shown == type(syslog)(host=syslog.host, trust="t").model_dump(exclude=required)
 
 
 def test_every_key_says_what_it_means():

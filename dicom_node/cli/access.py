@@ -81,6 +81,16 @@ def record_operation(
         audit_of(settings).record(AuditEvent(kind, now(), (actor(who),), part, words=words))
 
 
+def record_key_files(settings: Config, problems: list[str]) -> None:
+    """The node does not start with these files: a key that others can read is a security alert."""
+    from dicom_node.node import audit_of, now
+
+    who = (actor(person(settings.data_dir)),)
+    for words in problems:
+        event = AuditEvent(AuditKind.KEY_FILES_REFUSED, now(), who, outcome=Outcome.SERIOUS, words=words)
+        audit_of(settings).record(event)
+
+
 def actor(who: Person) -> Actor:
     """A person as the audit trail names them."""
     return Actor(who.name, Part.PERSON, requestor=True, address=socket.gethostname(), also=who.how)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dicom_node.cli.access import permit, warn_about_root
+from dicom_node.cli.access import permit, record_key_files, warn_about_root
 from dicom_node.cli.audit_node import NodeAudit
 from dicom_node.cli.console import (
     CERTIFICATE_COLUMNS,
@@ -62,7 +63,7 @@ def serve(
     if not supervised:
         permit(settings, Action.SERVE)
         # A process that is started again must not stay away because somebody is just renewing a file.
-        _refuse_unsafe_files(settings)
+        _refuse_unsafe_files(settings, record_key_files)
     if role is None:
         warn_about_root()
         text = config.read_text(encoding="utf-8")
@@ -95,12 +96,15 @@ def serve(
         raise typer.Exit(EXIT_INCOMPLETE) from None
 
 
-def _refuse_unsafe_files(settings: Config) -> None:
+def _refuse_unsafe_files(
+    settings: Config, tell: Callable[[Config, list[str]], None] = lambda settings, problems: None
+) -> None:
     """Leave if a key is open to others, or files of TLS cannot be used: every problem at once."""
     from dicom_node.node import certificate_problems
 
     problems = certificate_problems(settings)
     if problems:
+        tell(settings, problems)
         leave(
             "\n".join([f"{len(problems)} problem(s) with files", *(f"  {p}" for p in problems)]), EXIT_USAGE
         )

@@ -403,28 +403,28 @@ class AccessSection(_Section):
         return self
 
 
-class SyslogSection(_Section):
+class SyslogSection(_TlsFiles):
     """A collector of audit messages: syslog over TLS (RFC 5425, PS3.15 A.7)."""
 
-    host: Annotated[str, Field(min_length=1)] | None = None
-    """Host name or address; its certificate has to be for this name. None: there is no collector."""
+    host: Annotated[str, Field(min_length=1)]
+    """Host name or address."""
     port: Port = 6514
     """TCP port."""
-    trust: FilePath | None = None
-    """PEM file with the certificate of the CA that issued the collector's, or that certificate itself."""
     certificate: FilePath | None = None
-    """PEM file with our certificate and its chain, if the collector asks for one."""
+    """PEM file: our certificate, if the collector asks for one. null: we call without one."""
     key: FilePath | None = None
-    """PEM file with its key; readable by the node's account alone."""
+    """PEM file: its private key. Only the node's user may be able to read it."""
+    trust: FilePath
+    """PEM file: the CA of the collector's certificate, or that certificate itself."""
+    server_name: Annotated[str, Field(min_length=1)] | None = None
+    """Name to look for in its certificate instead of `host`."""
     timeout_s: Seconds = 10.0
     """Seconds for the connection and for each step on it."""
 
     @model_validator(mode="after")
-    def _both_or_none(self) -> Self:
+    def _whole(self) -> Self:
         if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key belong together; give both or none")
-        if self.host is not None and self.trust is None:
-            raise ValueError("trust is missing: whose certificate shall the collector show?")
+            raise ValueError("certificate and key belong together; set both or none")
         return self
 
 
@@ -433,7 +433,7 @@ class AuditSection(_Section):
 
     segment_mib: Annotated[int, Field(ge=1, le=1024)] = 16
     """Size at which a file of the trail is closed and the next begun, in MiB."""
-    syslog: SyslogSection = SyslogSection()
+    syslog: SyslogSection | None = None
     """A collector that gets a copy."""
 
 

@@ -86,7 +86,7 @@ class IncomingAudit:
 
     def turned_away(self, reason: str, address: str, count: int) -> None:
         """Connections that came no further than the door: a failed TLS handshake, or no DICOM at all."""
-        kind = AuditKind.TLS_FAILED if reason.startswith("tls-") else AuditKind.ASSOCIATION_REJECTED
+        kind = AuditKind.TLS_FAILED if "tls" in reason.split("-") else AuditKind.ASSOCIATION_REJECTED
         actors = (Actor("unknown", Part.PEER, requestor=True, address=address),)
         words = f"{count} connection(s) turned away: {reason}"
         self._trail.record(AuditEvent(kind, self._clock(), actors, outcome=Outcome.SERIOUS, words=words))

@@ -45,7 +45,7 @@ class AuditKind(StrEnum):
     BREAKER_CHANGED = "breaker-changed"
     ACCESS_DENIED = "access-denied"
     TLS_FAILED = "tls-failed"
-    KEY_FILE_EXPOSED = "key-file-exposed"
+    KEY_FILES_REFUSED = "key-files-refused"
     RECORDS_LOST = "records-lost"
     RECORD_TORN = "record-torn"
     CHAIN_BROKEN = "chain-broken"
@@ -119,7 +119,7 @@ EVENTS: Mapping[AuditKind, Event] = {
     AuditKind.BREAKER_CHANGED: Event(_ALERT, _RESTRICTED, "E"),
     AuditKind.ACCESS_DENIED: Event(_ALERT, _RESTRICTED, "E"),
     AuditKind.TLS_FAILED: Event(_ALERT, _NODE, "E"),
-    AuditKind.KEY_FILE_EXPOSED: Event(_ALERT, _SECURITY, "E"),
+    AuditKind.KEY_FILES_REFUSED: Event(_ALERT, _SECURITY, "E"),
     AuditKind.RECORDS_LOST: Event(_ALERT, _RECORDING_STOPPED, "E"),
     AuditKind.RECORD_TORN: Event(_ALERT, _RECORDING_STOPPED, "E"),
     AuditKind.CHAIN_BROKEN: Event(_ALERT, _RECORDING_STOPPED, "E"),
