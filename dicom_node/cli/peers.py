@@ -82,9 +82,11 @@ def _tls_facts(agreed: Agreed | None) -> dict[str, object] | None:
 
 
 def _destination(name: str, config: Path) -> RemoteAE:
-    from dicom_node.node import remotes_of
+    from dicom_node.node import audit_of, remotes_of
 
-    remotes = remotes_of(config_or_exit(config))
+    settings = config_or_exit(config)
+    permit(settings, Action.ASK_PEER)
+    remotes = remotes_of(settings, audit_of(settings))
     if name not in remotes:
         leave(
             f"--to {name!r} is not a destination; defined are: {', '.join(remotes)}. For anybody else "
