@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from dicom_node.core import faults
 from dicom_node.core.commitment import (
     CommitmentEvent,
     CommitmentState,
@@ -65,8 +66,11 @@ class Reports:
         """Takes what somebody reports who may speak for these destinations."""
 
         def take(report: Report) -> bool:
+            faults.step("report.received")
             with self.database.write() as conn:
                 recorded = record_report(conn, report, senders, self.clock())
+                faults.step("report.recorded")
+            faults.step("report.committed")
             if recorded is None:
                 return False
             destination, failed = recorded
@@ -171,6 +175,7 @@ class ConfirmByCommitment:
             commitment = open_commitment(
                 conn, remote.name, transaction_uid, ids, now=now, expires_at=now + self.timeout
             )
+        faults.step("commit.intended")
         error: NodeError | None = None
         try:
             request_commitment(
@@ -183,6 +188,7 @@ class ConfirmByCommitment:
             )
         except NodeError as failure:
             error = failure
+        faults.step("commit.asked")
         with database.write() as conn:
             if error is None:
                 move_commitment(conn, commitment, CommitmentEvent.TAKE, clock())

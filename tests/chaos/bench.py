@@ -235,11 +235,13 @@ class Bench:
         self.folder = folder
         self.disk = Disk(folder / "data")
         self.clock = Clock(folder)
+        (port,) = free_ports(1)
+        known = {"node": (AT_ONCE, "127.0.0.1", port)}  # where the first reports its storage commitment
         self.archives = {
-            name: Orthanc(folder / name, aet=name.upper()).start() for name in ("first", "second")
+            name: Orthanc(folder / name, aet=name.upper(), modalities=known).start()
+            for name in ("first", "second")
         }
         self.archive_lines = {name: Wire(archive.port) for name, archive in self.archives.items()}
-        (port,) = free_ports(1)
         self.node = NodeUnderTest(folder, _configuration(folder, port, self), self.clock.environment)
         self.sender_line = Wire(port)
         self.node.start()
@@ -290,6 +292,7 @@ def _configuration(folder: Path, port: int, bench: Bench) -> dict[str, Any]:
             "breaker": {"failures": 3, "first_pause_s": 1, "cap_s": 4},
             "retry": {"max_attempts": 1000, "first_delay_s": 0.5, "factor": 1.5, "cap_s": 4},
         }
+    config["destinations"]["first"] |= {"confirm": "commitment", "commitment_timeout_s": 10}
     return config
 
 

@@ -61,7 +61,7 @@ _LANE_OF_KIND = {
     "archive's line cut": "lines",
 }
 
-_LANE_OF_STEP = {"receive": "receiver", "infer": "worker", "supervisor": "supervisor"}
+_LANE_OF_STEP = {"receive": "receiver", "infer": "worker", "report": "receiver", "supervisor": "supervisor"}
 _ANY_ROLE = ("role", "migrate")
 
 
