@@ -11,7 +11,7 @@ SEED ?=
 WITHOUT ?=
 REPORT ?=
 
-.PHONY: help install test lint chaos fuzz run demo train clean
+.PHONY: help install test lint audit chaos fuzz run demo train clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ lint: install  ## style, types, and who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: install  ## versions, licences, SBOM (build/sbom.json), advisories where a source is reachable
+	@# 4: no source of advisories could be reached, which is said and is no failure.
+	@$(BIN)/python -P deploy/audit.py || test $$? -eq 4
 
 chaos: install  ## N faults drawn from SEED against a real node; nothing may be lost (docs/reliability.md)
 	@sh deploy/install-test-peers.sh
