@@ -11,10 +11,10 @@ SEED ?=
 WITHOUT ?=
 REPORT ?=
 
-.PHONY: help install test lint audit chaos fuzz run demo train clean
+.PHONY: help install test lint audit chaos fuzz run demo train measure-outage clean
 
 help:  ## say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed  ## make .venv with everything pinned by constraints.txt
 
@@ -55,6 +55,9 @@ demo: install  ## send a study through a real node into a real archive; STUDY=fo
 
 train: install  ## train a small bundle from nothing on this machine (see README)
 	$(BIN)/emode-train quick --out runs/quick
+
+measure-outage: install  ## how long a dead destination delays the others
+	$(BIN)/python -P tests/measure/dead_destination.py
 
 clean:  ## remove what the other targets made, the environment too
 	rm -rf $(VENV) demo var runs build *.egg-info

@@ -303,8 +303,10 @@ class WorkLoop:
         faults.step(f"{job.kind}.committed")
         for kind, lane in outcome.rings:
             self._bells.ring(kind, lane)
+        # An outage is one event, and the gate has reported it.
+        severity = logging.DEBUG if behind_the_gate else logging.WARNING
         log.log(
-            logging.INFO if error is None else logging.WARNING,
+            logging.INFO if error is None else severity,
             words,
             extra={
                 "action": words.replace(" ", "-"),

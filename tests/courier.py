@@ -1,0 +1,175 @@
+"""The courier of a node in this process, on a real database and real files, with results ready to go."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from dicom_node import node
+from dicom_node.config import Config
+from dicom_node.core.image import Arrival, ImageHeader
+from dicom_node.core.job import JobKind
+from dicom_node.dicom.services import SECONDARY_CAPTURE
+from dicom_node.store import overview
+from dicom_node.store.breakers import load_breaker
+from dicom_node.store.database import open_database
+from dicom_node.store.images import record_arrival
+from dicom_node.store.jobs import NewJob, enqueue
+from dicom_node.store.process import Bells
+from dicom_node.store.results import NewResult, add_delivery, add_result
+from dicom_node.store.schema import deliveries
+from harness import node_config
+from peers.still import breast_still, write
+
+RETRY = {"first_delay_s": 0.2, "factor": 1.0, "cap_s": 0.2}
+BREAKER = {"failures": 3, "first_pause_s": 0.3, "cap_s": 0.6}
+
+
+class Courier:
+    """Lanes, loops and circuit breakers exactly as a node has them; the worker's part is done already."""
+
+    def __init__(self, folder: Path, ports: dict[str, int], **destination: Any) -> None:
+        """Destinations by name and port, called PACS; keys of their sections as keywords."""
+        raw = node_config(folder, {name: ("PACS", port) for name, port in ports.items()})
+        for section in raw["destinations"].values():
+            section |= {"connect_timeout_s": 2, "answer_timeout_s": 2, "retry": RETRY, "breaker": BREAKER}
+            section |= {"confirm": "none"} | destination
+        self.folder = folder
+        self.config = Config.model_validate(raw)
+        self.layout = node.layout_of(self.config)
+        self.layout.create()
+        self.database = open_database(self.layout.database, node.now())
+        self.bells = Bells(self.layout.bells)
+        self.stop = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def add(self, count: int, *destinations: str, first: int = 1, max_attempts: int = 10) -> list[str]:
+        """Queue results number `first` and following for these destinations; return their UIDs."""
+        made = []
+        for number in range(first, first + count):
+            ds = breast_still(
+                rows=32, columns=32, instance_number=number, sop_class=SECONDARY_CAPTURE, series="results"
+            )
+            path = write(ds, self.folder / "made.dcm")
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            place = self.layout.result(digest)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+            self._queue(ds, digest, place.stat().st_size, destinations, max_attempts)
+            made.append(str(ds.SOPInstanceUID))
+        for name in destinations:
+            self.bells.ring(JobKind.DELIVER, name)
+        return made
+
+    def _queue(
+        self, ds: Any, digest: str, size: int, destinations: tuple[str, ...], max_attempts: int
+    ) -> None:
+        now = node.now()
+        uids = (str(ds.SOPInstanceUID), str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID))
+        header = ImageHeader(SECONDARY_CAPTURE, *uids, "1.2.840.10008.1.2.1")
+        with self.database.write() as conn:
+            image = record_arrival(
+                conn,
+                header,
+                Arrival("US", "EMODE", "127.0.0.1"),
+                route="breast",
+                digest=digest,
+                size_bytes=size,
+                skip=None,
+                now=now,
+            )
+            result = add_result(
+                conn,
+                image.image_id,
+                NewResult(
+                    sop_instance_uid=uids[0],
+                    sop_class_uid=SECONDARY_CAPTURE,
+                    study_instance_uid=uids[1],
+                    series_instance_uid=uids[2],
+                    bundle="default",
+                    digest=digest,
+                    size_bytes=size,
+                    pane=0,
+                    steps={},
+                ),
+                now,
+            )
+            for name in destinations:
+                job = NewJob(
+                    kind=JobKind.DELIVER,
+                    lane=name,
+                    priority=20,
+                    study_id=image.study_id,
+                    image_id=image.image_id,
+                    delivery_id=add_delivery(conn, result, name),
+                    max_attempts=max_attempts,
+                )
+                enqueue(conn, job, now)
+
+    def start(self) -> Courier:
+        """Carry until the end of the `with` block."""
+        self.stop.clear()
+        base = node._Base(self.config, self.layout, self.database, self.bells, self.stop)
+        self.thread = threading.Thread(target=node._carry, args=(base,))
+        self.thread.start()
+        return self
+
+    def end(self) -> None:
+        """Stop carrying; what is out is ended first."""
+        self.stop.set()
+        for name in self.config.destinations:
+            for kind in (JobKind.DELIVER, JobKind.CONFIRM):
+                self.bells.ring(kind, name)
+        if self.thread is not None:
+            self.thread.join(60)
+            assert not self.thread.is_alive()
+
+    def __enter__(self) -> Courier:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()
+        self.database.close()
+
+    # -- what became of it ------------------------------------------------------------------------
+
+    def states(self, destination: str = "archive") -> list[str]:
+        """State of each delivery, in the order queued."""
+        query = select(deliveries.c.state).where(deliveries.c.destination == destination)
+        with self.database.read() as conn:
+            return list(conn.scalars(query.order_by(deliveries.c.id)))
+
+    def words(self, destination: str = "archive") -> list[str | None]:
+        """What each delivery says for people."""
+        query = select(deliveries.c.words).where(deliveries.c.destination == destination)
+        with self.database.read() as conn:
+            return list(conn.scalars(query.order_by(deliveries.c.id)))
+
+    def jobs(self, **wanted: Any) -> list[overview.JobLine]:
+        """Jobs that fit, oldest first."""
+        with self.database.read() as conn:
+            return overview.job_lines(conn, overview.JobFilter(**wanted), limit=None)[::-1]
+
+    def events(self, job: int) -> list[str]:
+        """Everything that happened to one job."""
+        with self.database.read() as conn:
+            return [event.event for event in overview.job_history(conn, job)[1]]
+
+    def breaker(self, destination: str = "archive") -> Any:
+        """The circuit breaker as it is in the table."""
+        with self.database.read() as conn:
+            return load_breaker(conn, destination)
+
+    def wait(self, there: Callable[[], Any], timeout_s: float = 60.0) -> None:
+        """Wait until `there()` is true, or fail with the jobs."""
+        deadline = time.monotonic() + timeout_s
+        while not there():
+            if time.monotonic() > deadline:
+                raise AssertionError("\n".join(map(str, [self.breaker(), *self.jobs()])))
+            time.sleep(0.05)
