@@ -199,34 +199,37 @@ class WorkLoop:
             outcomes = self._handler(claimed)
             for outcome in outcomes:
                 must_wait = self._gate is not None and outcome.asked and self._gate.hear(outcome.error)
-                self._end(outcome, behind_the_gate=must_wait)
-                open_jobs.pop(outcome.job.id, None)
-                if must_wait:
-                    self._put_back(outcomes, open_jobs, outcome.error)
-                    break
+                others = [job for job in claimed if job.id in open_jobs and job.id != outcome.job.id]
+                ended = [outcome, *self._that_end_with(outcome, outcomes, others, must_wait=must_wait)]
+                self._end(ended, behind_the_gate=must_wait)
+                for one in ended:
+                    open_jobs.pop(one.job.id, None)
             self._failures_in_a_row = 0
         except Exception as error:  # noqa: BLE001
             # Whatever it was, the jobs must not stay running.
             failure = self._failure(error)
-            for job in open_jobs.values():
-                self._end(Outcome(job, error=failure))
+            self._end([Outcome(job, error=failure) for job in open_jobs.values()])
             if self._failures_in_a_row >= _FAILURES_BEFORE_A_FRESH_PROCESS:
                 self._on_hang(claimed)
         finally:
             done.set()
             keeper.join()
 
-    def _put_back(
-        self, outcomes: Iterator[Outcome], left: dict[int, ClaimedJob], error: NodeError | None
-    ) -> None:
-        """The destination is left alone from here on: end the association, let the rest of the batch wait."""
+    def _that_end_with(
+        self, outcome: Outcome, outcomes: Iterator[Outcome], others: list[ClaimedJob], *, must_wait: bool
+    ) -> list[Outcome]:
+        """The ends of other jobs of the batch that need no network any more: one transaction for all.
+
+        Otherwise a destination that is away would keep the disk, and so the other lanes, busy.
+        """
+        error = outcome.error
+        if error is not None and (error.says is Says.AWAY or isinstance(error, NotTried)):
+            return list(outcomes)
+        if not must_wait:
+            return []
         if isinstance(outcomes, Generator):
             outcomes.close()
-        if error is None or error.says is not Says.AWAY:
-            error = NotTried("it is due once the destination is back")
-        while left:
-            _, job = left.popitem()
-            self._end(Outcome(job, error=error), behind_the_gate=True)
+        return [Outcome(job, error=NotTried("it is due once the destination is back")) for job in others]
 
     def _failure(self, error: Exception) -> NodeError:
         """What an error that the handler did not foresee means for its jobs."""
@@ -258,64 +261,77 @@ class WorkLoop:
             with suppress(StoreBusy), self._database.write() as conn:
                 queue.renew(conn, claimed, self._clock() + timedelta(seconds=_LEASE_S))
 
-    def _end(self, outcome: Outcome, *, behind_the_gate: bool = False) -> None:
-        """Commit how a job ended; behind the gate it costs no attempt, and the gate says when it is due."""
-        job, error, now = outcome.job, outcome.error, self._clock()
-        fields = {"job": job.id, "kind": job.kind.value, "lane": job.lane, "attempt": job.attempts}
-        try:
-            with self._database.write() as conn:
-                if outcome.wait is not None:
-                    words, again = "job waits", self._unless_there(outcome, outcome.wait.until, conn)
-                    queue.postpone(
-                        conn,
-                        job,
-                        now,
-                        until=again,
-                        counted=outcome.wait.counted,
-                        text=outcome.detail or "",
+    def _end(self, outcomes: Sequence[Outcome], *, behind_the_gate: bool = False) -> None:
+        """Commit how jobs ended; behind the gate it costs no attempt, and the gate says when they are due."""
+        now = self._clock()
+        ended: list[tuple[Outcome, str, datetime | None]] = []
+        with self._database.write() as conn:
+            for outcome in outcomes:
+                try:
+                    with conn.begin_nested():
+                        words, again = self._record(conn, outcome, now, behind_the_gate=behind_the_gate)
+                    ended.append((outcome, words, again))
+                except StaleLease:
+                    log.warning(
+                        "job was taken away", extra={"action": "stale-lease", **_job_fields(outcome.job)}
                     )
-                elif error is None:
-                    queue.finish(conn, job, now, outcome.detail)
-                    _apply(outcome.effect, conn, now)
-                    words, again = "job finished", None
-                else:
-                    again = now if behind_the_gate else self._again(job, error, now)
-                    if again is None:
-                        queue.fail(conn, job, now, code=error.code, text=error.for_operators)
-                        _apply(outcome.on_failure, conn, now)
-                        words = "job failed"
-                    else:
-                        again = self._unless_there(outcome, again, conn)
-                        queue.retry(
-                            conn,
-                            job,
-                            now,
-                            not_before=again if again is not None and again > now else None,
-                            code=error.code,
-                            text=error.for_operators,
-                            counted=error.counted and not behind_the_gate,
-                        )
-                        words = "job will be tried again"
-                faults.step(f"{job.kind}.recorded")
-        except StaleLease:
-            log.warning("job was taken away", extra={"action": "stale-lease", **fields})
-            return
-        faults.step(f"{job.kind}.committed")
-        for kind, lane in outcome.rings:
+        for kind, lane in {ring for outcome, _, _ in ended for ring in outcome.rings}:
             self._bells.ring(kind, lane)
-        # An outage is one event, and the gate has reported it.
-        severity = logging.DEBUG if behind_the_gate else logging.WARNING
-        log.log(
-            logging.INFO if error is None else severity,
-            words,
-            extra={
-                "action": words.replace(" ", "-"),
-                "code": error.code if error else None,
-                "next_try": again.isoformat(timespec="seconds") if again else None,
-                "seconds": (now - job.claimed_at).total_seconds(),
-                **fields,
-            },
-        )
+        for outcome, words, again in ended:
+            faults.step(f"{outcome.job.kind}.committed")
+            # An outage is one event, and the gate has reported it.
+            severity = logging.DEBUG if behind_the_gate else logging.WARNING
+            log.log(
+                logging.INFO if outcome.error is None else severity,
+                words,
+                extra={
+                    "action": words.replace(" ", "-"),
+                    "code": outcome.error.code if outcome.error else None,
+                    "next_try": again.isoformat(timespec="seconds") if again else None,
+                    "seconds": (now - outcome.job.claimed_at).total_seconds(),
+                    **_job_fields(outcome.job),
+                },
+            )
+
+    def _record(
+        self, conn: Connection, outcome: Outcome, now: datetime, *, behind_the_gate: bool
+    ) -> tuple[str, datetime | None]:
+        """Write one end down; return it in words, and when the job is tried again if it is."""
+        job, error = outcome.job, outcome.error
+        again: datetime | None = None
+        if outcome.wait is not None:
+            again = self._unless_there(outcome, outcome.wait.until, conn)
+            queue.postpone(
+                conn,
+                job,
+                now,
+                until=again,
+                counted=outcome.wait.counted,
+                text=outcome.detail or "",
+            )
+            words = "job waits"
+        elif error is None:
+            queue.finish(conn, job, now, outcome.detail)
+            _apply(outcome.effect, conn, now)
+            words = "job finished"
+        elif (again := now if behind_the_gate else self._again(job, error, now)) is None:
+            queue.fail(conn, job, now, code=error.code, text=error.for_operators)
+            _apply(outcome.on_failure, conn, now)
+            words = "job failed"
+        else:
+            again = self._unless_there(outcome, again, conn)
+            queue.retry(
+                conn,
+                job,
+                now,
+                not_before=again if again is not None and again > now else None,
+                code=error.code,
+                text=error.for_operators,
+                counted=error.counted and not behind_the_gate,
+            )
+            words = "job will be tried again"
+        faults.step(f"{job.kind}.recorded")
+        return words, again
 
     def _unless_there(self, outcome: Outcome, again: datetime, conn: Connection) -> datetime | None:
         """When the job is due: None, at once, if what it waits for has come."""
@@ -339,3 +355,7 @@ class WorkLoop:
 def _apply(effect: Effect | None, conn: Connection, now: datetime) -> None:
     if effect is not None:
         effect(conn, now)
+
+
+def _job_fields(job: ClaimedJob) -> dict[str, object]:
+    return {"job": job.id, "kind": job.kind.value, "lane": job.lane, "attempt": job.attempts}
