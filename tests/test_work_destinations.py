@@ -119,8 +119,8 @@ def test_an_outage_costs_no_attempts_and_no_storm_and_ends_with_everything_deliv
 
 def test_an_archive_that_comes_and_goes_parks_nothing(tmp_path, free_port):
     with Courier(tmp_path, {"archive": free_port}) as courier:
-        courier.add(6, "archive", max_attempts=4)
-        for taken in range(1, 5):
+        courier.add(8, "archive", max_attempts=6)
+        for taken in range(1, 4):
             courier.wait(lambda: courier.breaker().state is not BreakerState.CLOSED)
             # It takes one, and is away again.
             with Liar(lambda number, ds: 0x0000 if number == 1 else pacs.hang(), port=free_port) as pacs:

@@ -73,9 +73,9 @@ class Liar:
         self._current: Any = None
 
     def hang(self) -> int:
-        """No answer until the test is over."""
+        """No answer until the test lets go."""
         self.released.wait(60)
-        return 0x0000
+        return 0xA700
 
     def abort(self) -> int:
         """End the association instead of answering."""
