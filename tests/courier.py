@@ -115,7 +115,8 @@ class Courier:
     def start(self) -> Courier:
         """Carry until the end of the `with` block."""
         self.stop.clear()
-        base = node._Base(self.config, self.layout, self.database, self.bells, self.stop)
+        self.trail = node.QueuedTrail(node.audit_log_of(self.config))
+        base = node._Base(self.config, self.layout, self.database, self.bells, self.stop, self.trail)
         self.thread = threading.Thread(target=node._carry, args=(base,))
         self.thread.start()
         return self
@@ -129,6 +130,8 @@ class Courier:
         if self.thread is not None:
             self.thread.join(60)
             assert not self.thread.is_alive()
+            self.trail.close()
+            self.thread = None
 
     def __enter__(self) -> Courier:
         return self.start()
