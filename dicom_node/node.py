@@ -549,17 +549,14 @@ def _infer(base: _Base) -> None:
     _serve_lanes(base, {lane: handler}, report={})
 
 
-def _carry(base: _Base) -> None:
-    from dicom_node.telemetry.audit_syslog import tell_head
+def _carrying_lanes(base: _Base, archives: Mapping[str, Archive]) -> dict[Lane, Handler]:
+    """Two for each destination: results go there, and it is seen that they are there."""
     from dicom_node.work.audited import Audited
     from dicom_node.work.deliver import Deliver
     from dicom_node.work.loop import Lane
-    from dicom_node.work.receive import INFER_LANE
-    from dicom_node.work.ticks import Ticks
 
     config = base.config
     lanes: dict[Lane, Handler] = {}
-    archives = archives_of(config, base.trail)
     for name, archive in archives.items():
         retry = config.destinations[name].retry
         policy = RetryPolicy(retry.first_delay_s, retry.factor, retry.cap_s)
@@ -577,6 +574,17 @@ def _carry(base: _Base) -> None:
         lanes[Lane(JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s)] = Audited(
             _prover(base, name, archive), archive.remote, base.database, base.trail, now, sends=False
         )
+    return lanes
+
+
+def _carry(base: _Base) -> None:
+    from dicom_node.telemetry.audit_syslog import tell_head
+    from dicom_node.work.receive import INFER_LANE
+    from dicom_node.work.ticks import Ticks
+
+    config = base.config
+    archives = archives_of(config, base.trail)
+    lanes = _carrying_lanes(base, archives)
     calling = [archive.remote.tls.credentials for archive in archives.values() if archive.remote.tls]
 
     def follow_certificates(*, force: bool = False) -> None:

@@ -117,7 +117,8 @@ class Courier:
         self.stop.clear()
         self.trail = node.QueuedTrail(node.audit_log_of(self.config))
         base = node._Base(self.config, self.layout, self.database, self.bells, self.stop, self.trail)
-        self.thread = threading.Thread(target=node._carry, args=(base,))
+        lanes = node._carrying_lanes(base, node.archives_of(self.config, self.trail))
+        self.thread = threading.Thread(target=node._serve_lanes, args=(base, lanes, {}))
         self.thread.start()
         return self
 
