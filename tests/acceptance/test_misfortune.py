@@ -2,6 +2,7 @@
 
 import socket
 import time
+from datetime import datetime, timedelta
 
 import numpy as np
 import pydicom
@@ -142,8 +143,9 @@ def test_held_deliveries_go_when_the_study_settles(orthanc, tmp_path):
     with Node(tmp_path, config) as node:
         path = write(breast_still(), tmp_path / "image.dcm")
         storescu([path], "127.0.0.1", node.port, aec="EMODE")
-        node.wait_for_stage(1, "queued")
-        assert pacs.instances() == []
-        started = time.monotonic()
-        node.wait_for_stage(1, "confirmed")
-        assert time.monotonic() - started < 30
+        (line,) = node.wait_for_stage(1, "confirmed")
+        (way,) = line["results"][0]["deliveries"]
+        held = datetime.fromisoformat(way["accepted_at"]) - datetime.fromisoformat(line["received_at"])
+        assert held >= timedelta(seconds=4)
+        (study,) = node.facts("studies")
+        assert study["state"] == "settled"
