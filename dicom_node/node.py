@@ -7,7 +7,8 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,8 @@ from dicom_node.core.breaker import BreakerPolicy
 from dicom_node.core.errors import BundleUnusable, ListenFailed, NodeError, PredictionFailed
 from dicom_node.core.identity import is_loopback
 from dicom_node.core.job import JobKind, RetryPolicy
+from dicom_node.core.retention import RetentionPolicy
+from dicom_node.core.room import Watermarks
 from dicom_node.core.rules import PRIORITIES, DeliverWhen, Match, Route
 from dicom_node.core.study import SettlePolicy
 from dicom_node.dicom.label import LabelSettings
@@ -34,10 +37,11 @@ from dicom_node.dicom.results import BundleFacts, Equipment, ResultSettings
 from dicom_node.network.scu import RemoteAE
 from dicom_node.network.tls import ClientTls, Verify
 from dicom_node.store.database import Database, open_database
-from dicom_node.store.files import Layout, require_free_space
+from dicom_node.store.files import Layout
 from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.process import Bells, sole_holder
-from dicom_node.supervise import Role, end_with_parent, on_hangup, report_ready, stop_on_signal
+from dicom_node.store.room import DiskRoom
+from dicom_node.supervise import EXIT_HUNG, Role, end_with_parent, on_hangup, report_ready, stop_on_signal
 from dicom_node.telemetry.audit_log import AuditLog
 from dicom_node.telemetry.audit_message import AuditSource
 from dicom_node.telemetry.audit_trail import NO_AUDIT, AuditTrail, DirectTrail, QueuedTrail
@@ -62,6 +66,10 @@ log = logging.getLogger(__name__)
 _DRAIN_S = 20.0
 _FOLLOW_CERTIFICATES_S = 60.0
 _REPORT_EXPIRY_S = 86400.0
+_ROOM_LOOK_S = 1.0
+WORKER_SHARE = 0.5
+"""Of the watermarks. What is below is the reserve of the database and the courier, which only shrinks the
+need for room: it confirms, and so lets copies go."""
 _DELIVER_BATCH = 100
 _CONFIRM_BATCH = 500
 _CONFIRM_POLICY = RetryPolicy(first_delay_s=1.0, factor=2.0, cap_s=3600.0, jitter=0.1)
@@ -255,9 +263,42 @@ def appearance_of(config: Config) -> Appearance:
     )
 
 
+def memory_limits_of(config: Config) -> dict[Role, int]:
+    """MiB that each process may hold in memory."""
+    other = config.limits.process_memory_mib
+    return {
+        Role.RECEIVER: other,
+        Role.WORKER: config.inference.memory_mib,
+        Role.COURIER: other,
+    }
+
+
+def watermarks_of(config: Config) -> Watermarks:
+    """Free space below which images are refused, and from which they are taken again."""
+    low = config.limits.min_free_mib << 20
+    resume = config.limits.resume_free_mib
+    return Watermarks(low, low + low // 4 if resume is None else resume << 20)
+
+
+def retention_of(config: Config) -> RetentionPolicy:
+    """When local copies go."""
+    section = config.retention
+    unproven = {name for name, destination in config.destinations.items() if destination.confirm == "none"}
+    return RetentionPolicy(
+        max_age=timedelta(days=section.days) if section.days is not None else None,
+        max_bytes=int(section.max_gib * 2**30) if section.max_gib is not None else None,
+        accepted_is_enough=frozenset(unproven if section.accepted_is_enough else ()),
+    )
+
+
 def read_limits_of(config: Config) -> ReadLimits:
     """What the intake gate refuses to decode."""
-    return ReadLimits(max_pixels=config.limits.decoded_megapixels * 1_000_000)
+    limits = config.limits
+    return ReadLimits(
+        max_pixels=limits.decoded_megapixels * 1_000_000,
+        max_frames=limits.frames,
+        max_total_pixels=limits.total_megapixels * 1_000_000,
+    )
 
 
 def models_of(config: Config, names: Sequence[str]) -> dict[str, Model]:
@@ -286,7 +327,8 @@ def models_of(config: Config, names: Sequence[str]) -> dict[str, Model]:
             # A bundle that does not say where its pairs came from is labelled as simulated.
             trained_on_simulation=bundle.training.get("simulated") is not False,
         )
-        models[name] = Model(_Guarded(predictor, ModelError), facts, bundle.colormap.table)
+        joins = predictor.device != "cpu"
+        models[name] = Model(_Guarded(predictor, ModelError), facts, bundle.colormap.table, joins)
         log.info(
             "bundle loaded",
             extra={"action": "bundle-loaded", "bundle": bundle.id, "device": str(predictor.device)},
@@ -377,9 +419,11 @@ class _Base:
     bells: Bells
     stop: threading.Event
     trail: AuditTrail
+    last_end: str
+    """How the process before this one ended, where the supervisor knows."""
 
 
-def run_role(role: Role, config: Config, *, supervised: bool) -> None:
+def run_role(role: Role, config: Config, *, supervised: bool, last_end: str = "") -> None:
     """Be one process of the node until a signal, or the supervisor's end, says stop."""
     stop = threading.Event()
     stop_on_signal(stop.set)
@@ -401,7 +445,7 @@ def run_role(role: Role, config: Config, *, supervised: bool) -> None:
         faults.step("role.opened")
         trail = QueuedTrail(audit_log_of(config))
         stack.callback(trail.close)
-        base = _Base(config, layout, database, Bells(layout.bells), stop, trail)
+        base = _Base(config, layout, database, Bells(layout.bells), stop, trail, last_end)
         {Role.RECEIVER: _receive, Role.WORKER: _infer, Role.COURIER: _carry}[role](base)
     log.info("process ends", extra={"action": "role-end", "role": role.value})
 
@@ -418,6 +462,9 @@ def _receive(base: _Base) -> None:
 
     config = base.config
     routes = routes_of(config)
+    room = DiskRoom(
+        base.layout.root, watermarks_of(config), base.layout.full_sign(Role.RECEIVER), "images are"
+    )
     reception = Reception(
         database=base.database,
         layout=base.layout,
@@ -425,9 +472,9 @@ def _receive(base: _Base) -> None:
         routes=routes,
         limits=ReceiveLimits(
             object_bytes=config.limits.object_mib << 20,
-            min_free_bytes=config.limits.min_free_mib << 20,
             infer_max_attempts=config.inference.max_attempts,
         ),
+        room=room,
         clock=now,
     )
 
@@ -491,7 +538,7 @@ def _receive(base: _Base) -> None:
         spool=SpoolLimits(
             folder=base.layout.incoming,
             object_bytes=reception.limits.object_bytes,
-            require_room=lambda: require_free_space(base.layout.root, reception.limits.min_free_bytes),
+            require_room=room.require,
         ),
     )
     # We hold the receiver's lock: whatever an earlier one was spooling will never be finished.
@@ -511,8 +558,11 @@ def _receive(base: _Base) -> None:
             extra={"action": "plain-dicom", "address": config.listen.host, "port": ports["port"]},
         )
     report_ready(**ports)
-    while not base.stop.wait(_FOLLOW_CERTIFICATES_S):
-        if credentials is not None:
+    followed_at = time.monotonic()
+    while not base.stop.wait(_ROOM_LOOK_S):
+        room.has_room()  # to say so when it changes while nobody sends
+        if credentials is not None and time.monotonic() - followed_at >= _FOLLOW_CERTIFICATES_S:
+            followed_at = time.monotonic()
             credentials.refresh()
     scp.stop(_DRAIN_S)
 
@@ -529,6 +579,9 @@ def _infer(base: _Base) -> None:
     appearance = appearance_of(config)
     for model in models.values():
         warm_up(model, appearance)
+    # We hold the worker's lock: whatever an earlier one was writing will never be finished.
+    for left in base.layout.incoming.glob("result-*"):
+        left.unlink(missing_ok=True)
     handler = Infer(
         database=base.database,
         layout=base.layout,
@@ -545,8 +598,11 @@ def _infer(base: _Base) -> None:
         policy=_INFER_POLICY,
         time_limit_s=config.inference.time_limit_s,
         retries_alone=True,
+        pulse=handler.pulse,
     )
-    _serve_lanes(base, {lane: handler}, report={})
+    marks = watermarks_of(config).lowered(WORKER_SHARE)
+    room = DiskRoom(base.layout.root, marks, base.layout.full_sign(Role.WORKER), "inference is")
+    _serve_lanes(base, {lane: handler}, report={}, has_room=room.has_room)
 
 
 def _carrying_lanes(base: _Base, archives: Mapping[str, Archive]) -> dict[Lane, Handler]:
@@ -609,6 +665,7 @@ def _carry(base: _Base) -> None:
             (follow_certificates, _FOLLOW_CERTIFICATES_S),
             (lambda: report_expiries(certificate_expiries(config)), _REPORT_EXPIRY_S),
         ),
+        retention=retention_of(config),
     )
     scheduler = ticks.start()
     forwarder = forwarder_of(config)
@@ -641,7 +698,12 @@ def _prover(base: _Base, name: str, archive: Archive) -> Handler:
     return ConfirmByListing(proof, "find", partial(listed_instances, archive.remote))
 
 
-def _serve_lanes(base: _Base, lanes: Mapping[Lane, Handler], report: Mapping[str, str]) -> None:
+def _serve_lanes(
+    base: _Base,
+    lanes: Mapping[Lane, Handler],
+    report: Mapping[str, str],
+    has_room: Callable[[], bool] = lambda: True,
+) -> None:
     """One thread for each lane, so that none waits for another."""
     from dicom_node.work.loop import WorkLoop
 
@@ -656,6 +718,8 @@ def _serve_lanes(base: _Base, lanes: Mapping[Lane, Handler], report: Mapping[str
             clock=now,
             on_hang=_leave,
             gate=_gate_of(base, lane),
+            has_room=has_room,
+            last_end=base.last_end,
         )
         for lane, handler in lanes.items()
     ]
@@ -685,13 +749,13 @@ def _run_or_leave(loop: WorkLoop, stop: threading.Event) -> None:
             "lane failed; the process ends",
             extra={"action": "lane-failed", "code": type(error).__name__, "where": where(error)},
         )
-        os._exit(70)  # EX_SOFTWARE
+        os._exit(EXIT_HUNG)
 
 
 def _leave(claimed: Sequence[ClaimedJob]) -> None:
     """A batch hangs, or one after the other fails: the supervisor starts a fresh process."""
     log.error("no way on; the process ends", extra={"action": "process-left", "count": len(claimed)})
-    os._exit(70)  # EX_SOFTWARE
+    os._exit(EXIT_HUNG)
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from dicom_node.core import faults
+from dicom_node.memory import family, resident_mib
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,12 @@ _DRAIN_S = 30.0
 
 EXIT_FATAL = 4
 """Exit status of a role that cannot start here and will not be able to: a newer database, another node."""
+
+EXIT_HUNG = 70
+"""Exit status of a role that knows no way on but a fresh process (EX_SOFTWARE)."""
+
+_LOOK_EVERY_S = 0.2
+"""How fast a process that eats memory is noticed: it can take some hundred MiB more until then."""
 
 _FATAL_AFTER_S = _DRAIN_S + 10
 """A killed supervisor's processes take up to the drain time to leave; until then their locks are held."""
@@ -50,6 +57,7 @@ class Supervisor:
         self,
         config: Path,
         text: str,
+        memory_mib: Mapping[Role, int],
         tell_ended: Callable[[Role, int | None], None] = lambda role, status: None,
     ) -> None:
         """Prepare; `run` starts the processes.
@@ -57,11 +65,14 @@ class Supervisor:
         config  where the configuration came from; relative paths in it start there.
         text    what was read and checked. Every process gets this, also one that is started again after
                 the file was edited: a node never runs two configurations, or half of one.
+        memory_mib  what each process may hold in memory; one above it is killed, and started again.
         tell_ended  is called with the exit status of each process that ended before its time.
         """
         self._config = config
         self._text = text
+        self._memory_mib = memory_mib
         self._tell_ended = tell_ended
+        self._last_end: dict[Role, str] = {}
         self._stop = threading.Event()
         self._fatal: int | None = None
         self._ready: set[Role] = set()
@@ -133,9 +144,8 @@ class Supervisor:
         faults.step("supervisor.started")
         reader = threading.Thread(target=self._listen, args=(role, process), daemon=True)
         reader.start()
-        self._hand_over(process)
-        while process.poll() is None and not self._stop.wait(0.2):
-            pass
+        self._hand_over(role, process)
+        eaten_mib = self._watch(role, process)
         if process.poll() is None:
             process.terminate()
             try:
@@ -148,18 +158,41 @@ class Supervisor:
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()
+        self._last_end[role] = _ending(status, eaten_mib, self._memory_mib[role])
         with self._lock:
             came_up = role in self._ready
             self._ready.discard(role)
         return status, came_up
 
-    def _hand_over(self, process: subprocess.Popen[str]) -> None:
+    def _watch(self, role: Role, process: subprocess.Popen[str]) -> int | None:
+        """Wait for a process to end, or for `stop`; kill it above its memory. What it held then, in MiB."""
+        while process.poll() is None and not self._stop.wait(_LOOK_EVERY_S):
+            pids = family(process.pid)
+            held_mib = resident_mib(pids)
+            if held_mib > self._memory_mib[role]:
+                log.error(
+                    "process killed above its memory limit",
+                    extra={
+                        "action": "role-too-large",
+                        "role": role.value,
+                        "pid": process.pid,
+                        "mib": held_mib,
+                    },
+                )
+                for pid in pids:  # what it started too: a decoder may be what eats
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                return held_mib
+        return None
+
+    def _hand_over(self, role: Role, process: subprocess.Popen[str]) -> None:
         """Send the configuration; the pipe stays open, for its end tells the process that we are gone."""
         assert process.stdin is not None
         handed = {
             "source": str(self._config),
             "folder": str(self._config.parent.resolve()),
             "text": self._text,
+            "last_end": self._last_end.get(role, ""),
         }
         with suppress(BrokenPipeError):  # it died already; the loop will see that
             process.stdin.write(json.dumps(handed) + "\n")
@@ -183,6 +216,19 @@ class Supervisor:
                 everybody = len(self._ready) == len(Role)
             if everybody:
                 log.info("node ready", extra={"action": "node-ready"})
+
+
+def _ending(status: int, eaten_mib: int | None, allowed_mib: int) -> str:
+    """How a process ended, in words that can stand behind what it had in hand."""
+    if eaten_mib is not None:
+        return (
+            f"its process was killed for holding {eaten_mib} MiB of memory, where {allowed_mib} are allowed"
+        )
+    if status == EXIT_HUNG:
+        return "its process ended itself: a step hung, or one job after the other failed"
+    if status < 0:
+        return f"its process was ended by signal {-status}"
+    return f"its process ended with status {status}"
 
 
 def stop_on_signal(stop: Callable[[], None]) -> None:
@@ -220,10 +266,13 @@ def end_with_parent(stop: threading.Event) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def receive_configuration() -> tuple[str, Path, str]:
-    """In a supervised process: the (source, folder, text) that the supervisor handed over."""
+def receive_configuration() -> tuple[str, Path, str, str]:
+    """In a supervised process: what the supervisor handed over.
+
+    Source, folder and text of the configuration, and how the process before this one ended, in words.
+    """
     handed = json.loads(sys.stdin.readline())
-    return handed["source"], Path(handed["folder"]), handed["text"]
+    return handed["source"], Path(handed["folder"]), handed["text"], handed["last_end"]
 
 
 def report_ready(**facts: Any) -> None:

@@ -16,6 +16,7 @@ from dicom_node.core.job import (
     retry_at,
     states_before,
 )
+from dicom_node.core.room import ROOM_TRANSITIONS, Level, RoomState, Watermarks
 from dicom_node.core.study import STUDY_TRANSITIONS, SettlePolicy, StudyEvent, StudyState, is_settled
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -50,6 +51,16 @@ def test_every_event_is_used():
     assert {event for _, event in JOB_TRANSITIONS} == set(JobEvent)
     assert {event for _, event in DELIVERY_TRANSITIONS} == set(DeliveryEvent)
     assert {event for _, event in STUDY_TRANSITIONS} == set(StudyEvent)
+
+
+def test_room_is_refused_below_the_low_mark_and_given_again_above_the_high_one():
+    assert set(ROOM_TRANSITIONS) == set(product(RoomState, Level))
+    marks, state, seen = Watermarks(low=100, resume=125), RoomState.TAKING, []
+    for free in (200, 110, 99, 110, 124, 125, 110):
+        state = ROOM_TRANSITIONS[state, marks.level(free)]
+        seen.append(state is RoomState.TAKING)
+    assert seen == [True, True, False, False, False, True, True]
+    assert marks.lowered(0.5) == Watermarks(50, 62)
 
 
 @pytest.mark.parametrize(

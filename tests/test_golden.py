@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dicom_node.core.image import Arrival
+from dicom_node.core.room import Watermarks
 from dicom_node.core.rules import Route
 from dicom_node.dicom.label import LabelSettings
 from dicom_node.dicom.reading import ReadLimits, read_image
@@ -15,6 +16,7 @@ from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
 from dicom_node.store.jobs import claim
 from dicom_node.store.process import Bells
+from dicom_node.store.room import DiskRoom
 from dicom_node.work.infer import Infer
 from dicom_node.work.make import Appearance, Model
 from dicom_node.work.receive import INFER_LANE, ReceiveLimits, Reception
@@ -63,9 +65,9 @@ def node_tensors(path, ds, folder, predictor):
     layout.create()
     database = open_database(layout.database, NOW)
     route = Route("breast", "EMODE", "default", ())
-    reception = Reception(
-        database, layout, Bells(layout.bells), (route,), ReceiveLimits(1 << 30, 0, 3), lambda: NOW
-    )
+    room = DiskRoom(layout.root, Watermarks(0, 0), layout.full_sign("receiver"), "images are")
+    limits = ReceiveLimits(1 << 30, 3)
+    reception = Reception(database, layout, Bells(layout.bells), (route,), limits, room, lambda: NOW)
     spooled = layout.incoming / "spooled"
     spooled.write_bytes(path.read_bytes())
     reception.take(

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, insert, select
 
-from dicom_node.core.errors import AlreadyRunning, SchemaMismatch, StorageFull, StoreBusy
+from dicom_node.core.errors import AlreadyRunning, SchemaMismatch, StoreBusy
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.study import SettlePolicy, StudyState
 from dicom_node.store.database import open_database, open_existing_database
-from dicom_node.store.files import Layout, digest_from, place_file, require_free_space, sync_file
+from dicom_node.store.files import Layout, digest_from, place_file, sync_file
 from dicom_node.store.images import Novelty, record_arrival, settle_due, study_is_settled
 from dicom_node.store.migrations import MIGRATIONS, applied_migrations
 from dicom_node.store.process import Bell, is_held, sole_holder
@@ -177,12 +177,6 @@ def test_a_committed_file_has_its_final_name_and_no_other(tmp_path):
     assert not written.exists()
     assert [(kind, found) for kind, found, _ in layout.stored()] == [("source", digest)]
     assert oct(layout.source(digest).parent.stat().st_mode)[-3:] == "700"
-
-
-def test_a_full_disk_is_refused_with_facts(tmp_path):
-    require_free_space(tmp_path, 0)
-    with pytest.raises(StorageFull, match="MiB free"):
-        require_free_space(tmp_path, 1 << 60)
 
 
 def test_only_one_process_holds_a_role(tmp_path):

@@ -102,7 +102,7 @@ def test_a_stale_lease_changes_nothing(database, receipt):
     add(database, receipt)
     (late,) = claim(database)
     with database.write() as conn:
-        queue.expire(conn, later(31), kind=JobKind.INFER, lane=LANE, owner_gone=False)
+        queue.expire(conn, later(31), kind=JobKind.INFER, lane=LANE, leases=[late.lease_token])
     (current,) = claim(database, now=later(31))
     with pytest.raises(StaleLease), database.write() as conn:
         queue.finish(conn, late, later(32))
@@ -111,20 +111,43 @@ def test_a_stale_lease_changes_nothing(database, receipt):
     assert state_of(database, current.id) == JobState.DONE
 
 
-def test_a_renewed_lease_does_not_expire(database, receipt):
+def test_only_leases_that_ended_are_taken_back(database, receipt):
     add(database, receipt)
-    claimed = claim(database)
+    add(database, receipt)
+    dead, alive = claim(database)
     with database.write() as conn:
-        queue.renew(conn, claimed, later(100))
-        queue.expire(conn, later(60), kind=JobKind.INFER, lane=LANE, owner_gone=False)
-    assert state_of(database, claimed[0].id) == JobState.RUNNING
+        queue.renew(conn, [alive], later(100))
+        leases = queue.confirm_leases(conn)
+        assert leases == {dead.lease_token: later(30), alive.lease_token: later(100)}
+        queue.expire(conn, NOW, kind=JobKind.INFER, lane=LANE, leases=[dead.lease_token])
+    assert [state_of(database, job.id) for job in (dead, alive)] == [JobState.WAITING, JobState.RUNNING]
+
+
+def test_a_clock_set_back_stretches_no_wait(database, receipt):
+    add(database, receipt)
+    (job,) = claim(database)
+    with database.write() as conn:
+        queue.retry(conn, job, NOW, not_before=later(60), code="x", text="x")
+        add_long_ago = queue.NewJob(
+            JobKind.INFER, LANE, 20, receipt.study_id, receipt.image_id, 3, not_before=later(30)
+        )
+        other = queue.enqueue(conn, add_long_ago, later(-8 * 3600))
+    before = later(-5 * 3600)  # the clock was set back by five hours
+    assert claim(database, now=before) == []
+    with database.write() as conn:
+        assert queue.mend_waits(conn, before) == 1  # the other one's time was set before: it waits as it did
+    with database.write() as conn:
+        assert queue.mend_waits(conn, before) == 0
+    assert claim(database, now=before + timedelta(seconds=59)) == []
+    assert [c.id for c in claim(database, now=before + timedelta(seconds=60))] == [job.id]
+    assert [c.id for c in claim(database, now=later(30))] == [other]
 
 
 def test_whoever_holds_the_lane_takes_back_even_fresh_leases(database, receipt):
     job = add(database, receipt)
     claim(database)
     with database.write() as conn:
-        queue.expire(conn, later(1), kind=JobKind.INFER, lane=LANE, owner_gone=True)
+        queue.expire(conn, later(1), kind=JobKind.INFER, lane=LANE, leases=None)
     assert state_of(database, job) == JobState.WAITING
 
 
@@ -134,7 +157,7 @@ def test_a_job_that_never_reports_an_end_runs_out_of_attempts(database, receipt)
         (claimed,) = claim(database)
         assert claimed.attempts == attempt
         with database.write() as conn:
-            exhausted = queue.expire(conn, NOW, kind=JobKind.INFER, lane=LANE, owner_gone=True)
+            exhausted = queue.expire(conn, NOW, kind=JobKind.INFER, lane=LANE, leases=None)
     assert exhausted == [(job, None)]
     with database.read() as conn:
         line, events = job_history(conn, job)
@@ -146,7 +169,7 @@ def test_a_job_tried_before_is_claimed_alone(database, receipt):
     first, second, third = (add(database, receipt) for _ in range(3))
     (poison, *_rest) = claim(database)
     with database.write() as conn:  # the worker died with all three in hand
-        queue.expire(conn, NOW, kind=JobKind.INFER, lane=LANE, owner_gone=True)
+        queue.expire(conn, NOW, kind=JobKind.INFER, lane=LANE, leases=None)
     assert poison.id == first
     fourth = add(database, receipt, priority=0)
     batches = [[job.id for job in claim(database, retries_alone=True)] for _ in range(4)]
@@ -173,7 +196,7 @@ def test_a_delivery_whose_sending_never_ends_is_parked(database, receipt):
     delivery, job = delivery_job(database, receipt)
     with database.write() as conn:
         queue.claim(conn, JobKind.DELIVER, "archive", limit=1, owner="x", lease_s=30, now=NOW)
-        take_back(conn, NOW, kind=JobKind.DELIVER, lane="archive", owner_gone=True)
+        take_back(conn, NOW, kind=JobKind.DELIVER, lane="archive", leases=None)
         assert delivery_state(conn, delivery) is DeliveryState.PARKED
     assert state_of(database, job) == JobState.FAILED
 

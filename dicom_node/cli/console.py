@@ -124,10 +124,11 @@ _COLOURS = {
 }
 
 
-def marked(state: str) -> Marked:
-    """A state in its colour."""
+def marked(state: str, remark: str = "") -> Marked:
+    """A state in its colour, with a remark behind it."""
     colour = _COLOURS.get(state)
-    return Marked(f"[{colour}]{escape(state)}[/]" if colour else escape(state))
+    text = f"[{colour}]{escape(state)}[/]" if colour else escape(state)
+    return Marked(f"{text}, {escape(remark)}" if remark else text)
 
 
 def seconds_between(start: datetime | None, end: datetime | None) -> str:

@@ -28,7 +28,7 @@ from dicom_node.cli.console import (
 )
 from dicom_node.config import DEFAULT_BUNDLE_NAME, Config, parse_config
 from dicom_node.core.access import Action
-from dicom_node.core.errors import AlreadyRunning, ConfigInvalid, NodeError, SchemaMismatch
+from dicom_node.core.errors import AlreadyRunning, ConfigInvalid, DatabaseDamaged, NodeError, SchemaMismatch
 from dicom_node.core.identity import is_loopback
 from dicom_node.supervise import (
     EXIT_FATAL,
@@ -55,10 +55,10 @@ def serve(
 ) -> None:
     """Run the node until it is told to stop (SIGTERM, Ctrl-C)."""
     if supervised:
-        source, folder, text = receive_configuration()
+        source, folder, text, last_end = receive_configuration()
         settings = parse_config(text, folder=folder, source=source)
     else:
-        settings = config_or_exit(config)
+        settings, last_end = config_or_exit(config), ""
     set_up_logging(settings.log.level, settings.log.format)
     if not supervised:
         permit(settings, Action.SERVE)
@@ -68,8 +68,15 @@ def serve(
         warn_about_root()
         text = config.read_text(encoding="utf-8")
         parse_config(text, folder=config.parent.resolve(), source=str(config))  # this very text
+        from dicom_node.node import layout_of, memory_limits_of
+        from dicom_node.store.folder import require_fit
+
+        try:
+            require_fit(layout_of(settings))  # before any process starts: not half a node
+        except NodeError as error:
+            leave(error, EXIT_INCOMPLETE)
         with NodeAudit(settings, config, text) as audit:
-            supervisor = Supervisor(config, text, audit.process_ended)
+            supervisor = Supervisor(config, text, memory_limits_of(settings), audit.process_ended)
             stop_on_signal(supervisor.stop)
             on_hangup(supervisor.reload)
             status = supervisor.run()
@@ -77,10 +84,10 @@ def serve(
     from dicom_node.node import run_role
 
     try:
-        run_role(role, settings, supervised=supervised)
+        run_role(role, settings, supervised=supervised, last_end=last_end)
     except NodeError as error:
         log.error("process cannot go on", extra={"action": "role-failed", "role": role, "code": error.code})
-        fatal = isinstance(error, ConfigInvalid | SchemaMismatch | AlreadyRunning)
+        fatal = isinstance(error, ConfigInvalid | SchemaMismatch | DatabaseDamaged | AlreadyRunning)
         leave(error, EXIT_FATAL if fatal else EXIT_INCOMPLETE)
     except Exception as error:  # noqa: BLE001
         # A traceback may quote attribute values: class and place are all that is written.
@@ -114,7 +121,8 @@ def check(
     config: Annotated[Path, typer.Argument(help="Configuration file.")], json_: JsonOption = False
 ) -> None:
     """Check a configuration: every problem at once, or what it means."""
-    from dicom_node.node import access_of, appearance_of, certificate_expiries, listening_on
+    from dicom_node.node import access_of, appearance_of, certificate_expiries, layout_of, listening_on
+    from dicom_node.store.folder import require_fit
 
     settings = config_or_exit(config)
     try:
@@ -127,6 +135,10 @@ def check(
                 f'bundles.{name}: {where_it_is} holds no bundle; "default" is the one that ships', EXIT_USAGE
             )
     _refuse_unsafe_files(settings)
+    try:
+        require_fit(layout_of(settings))
+    except NodeError as error:
+        leave(error, EXIT_INCOMPLETE)
     certificates = certificate_expiries(settings)
     no_roles = not access_of(settings).in_use
     if json_:

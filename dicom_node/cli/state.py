@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 from rich.markup import escape
@@ -25,7 +26,7 @@ from dicom_node.cli.destinations import show_sentences
 from dicom_node.core.access import Action
 from dicom_node.core.job import JobKind
 from dicom_node.dicom.services import StatusKind, status_kind
-from dicom_node.store import overview
+from dicom_node.store import overview, retention
 from dicom_node.store.jobs import unfinished_lanes
 from dicom_node.store.process import is_held
 from dicom_node.supervise import Role
@@ -39,7 +40,15 @@ def status(
     json_: JsonOption = False,
 ) -> None:
     """Show each image's way through the node, with times: the answer to "where is my study?"."""
-    from dicom_node.node import certificate_expiries, certificate_problems, layout_of, now
+    from dicom_node.node import (
+        WORKER_SHARE,
+        certificate_expiries,
+        certificate_problems,
+        layout_of,
+        now,
+        retention_of,
+        watermarks_of,
+    )
 
     settings = config_or_exit(config)
     who = permit(settings, Action.VIEW_STUDIES)
@@ -48,22 +57,27 @@ def status(
         lines = overview.image_lines(conn, study=study, limit=limit)
         lanes = unfinished_lanes(conn)
         destinations = overview.destination_lines(conn, list(settings.destinations))
+        kept = retention.kept(conn, retention_of(settings))
     record_access(settings, who, (line.study_instance_uid for line in lines))
     layout = layout_of(settings)
     expiring = [each for each in certificate_expiries(settings) if each.standing is not Standing.GOOD]
     unusable = certificate_problems(settings)
     roles = {role.value: is_held(layout.lock(role)) for role in Role}
+    free, marks = shutil.disk_usage(layout.root).free >> 20, watermarks_of(settings)
+    full = [role for role in (Role.RECEIVER, Role.WORKER) if is_held(layout.full_sign(role))]
     known = set(settings.destinations)
     forsaken = sorted({lane for kind, lane in lanes if kind is not JobKind.INFER} - known)
     if json_:
         show_json(
             {
                 "processes": roles,
+                "disk": {"free_mib": free, "refusing": [role.value for role in full]},
                 "counts": counts,
                 "destinations": destinations,
                 "not_configured": forsaken,
                 "certificates": expiring,
                 "certificate_problems": unusable,
+                "kept": kept,
                 "images": lines,
             }
         )
@@ -73,6 +87,12 @@ def status(
             f"{role} {'[green]running[/]' if up else '[red]NOT RUNNING[/]'}" for role, up in roles.items()
         )
     )
+    if Role.RECEIVER in full:
+        above = marks.resume >> 20
+        out.print(f"[red]refusing images: {free} MiB free, takes them again above {above} MiB[/]")
+    if Role.WORKER in full:
+        above = marks.lowered(WORKER_SHARE).resume >> 20
+        out.print(f"[red]the model rests: {free} MiB free, goes on above {above} MiB[/]")
     show_sentences(destinations, now())
     for problem in unusable:
         out.print(f"[red]{escape(problem)}[/] (a running node keeps the certificates it had)", soft_wrap=True)
@@ -85,6 +105,13 @@ def status(
     for what, states in counts.items():
         text = ", ".join(f"{count} {state}" for state, count in states.items())
         out.print(f"{what}: {text or ('none unfinished' if what == 'jobs' else 'none')}")
+    out.print(f"local copies: {_size(kept.size_bytes)} in {kept.studies} studies")
+    for held in kept.held_back:
+        out.print(
+            f"  {_size(held.size_bytes)} in {held.studies} studies cannot be purged: "
+            f"[yellow]{held.reason}[/] ({held.sentence})",
+            soft_wrap=True,
+        )
     show_table("Images, newest last", IMAGE_COLUMNS, (row for line in lines for row in image_rows(line)))
 
 
@@ -110,7 +137,7 @@ def image_rows(line: overview.ImageLine) -> Iterator[tuple[object, ...]]:
         line.calling_ae_title,
         line.route,
         line.instance_number if line.instance_number is not None else f"…{line.sop_instance_uid[-8:]}",
-        marked(line.stage),
+        marked(line.stage, "purged" if line.purged_at else ""),
     )
     if not line.results:
         why = f"{line.skip_code}: {line.skip_sentence}" if line.skip_code else (line.job_error or "")
@@ -142,12 +169,12 @@ def studies(
     json_: JsonOption = False,
 ) -> None:
     """List studies, the latest first."""
-    from dicom_node.node import layout_of
+    from dicom_node.node import layout_of, retention_of
 
     settings = config_or_exit(config)
     who = permit(settings, Action.VIEW_STUDIES)
     with opened(layout_of(settings).database) as database, database.read() as conn:
-        lines = overview.study_lines(conn, study=study, limit=limit)
+        lines = overview.study_lines(conn, study=study, limit=limit, policy=retention_of(settings))
     record_access(settings, who, (line.study_instance_uid for line in lines))
     if json_:
         show_json(lines)
@@ -165,6 +192,8 @@ def studies(
             "results",
             "confirmed",
             "parked",
+            "kept",
+            "cannot be purged",
         ),
         (
             (
@@ -178,7 +207,14 @@ def studies(
                 line.results,
                 line.confirmed,
                 line.parked,
+                _size(line.kept_bytes),
+                line.held_back,
             )
             for line in lines
         ),
     )
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

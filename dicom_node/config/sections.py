@@ -349,7 +349,15 @@ class InferenceSection(_Section):
     batch_size: Annotated[int, Field(ge=1, le=256)] = 8
     """Most images in one pass; fewer are run at once, nothing is waited for."""
     time_limit_s: Seconds = 120.0
-    """Seconds a batch may take before it counts as hung and is given to another try."""
+    """Seconds that reading one image, running the model on it, or making its results may each take.
+
+    Longer is hung: the process is ended, and what it had in hand is tried again.
+    """
+    memory_mib: Annotated[int, Field(ge=512)] = 6144
+    """MiB of memory above which the worker is ended: an image that needs more runs out of tries.
+
+    The network takes 400 to 700, reading a frame 25 (grey) to 60 (colour) for each of its megapixels.
+    """
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     """Tries for one image before it is parked; it may be the image that kills the worker."""
 
@@ -361,8 +369,25 @@ class LimitsSection(_Section):
     """Largest received object, in MiB."""
     decoded_megapixels: Annotated[int, Field(ge=1, le=1000)] = 64
     """Largest single frame, in millions of pixels; checked before decoding."""
+    frames: Annotated[int, Field(ge=1)] = 10_000
+    """Most frames of one object; one with more is skipped, before anything is decoded."""
+    total_megapixels: Annotated[int, Field(ge=1)] = 20_000
+    """Rows x columns x frames of one object, in millions; one with more is skipped likewise."""
+    process_memory_mib: Annotated[int, Field(ge=256)] = 2048
+    """MiB of memory above which the receiver or the courier is ended and started again."""
     min_free_mib: Annotated[int, Field(ge=0)] = 1024
-    """Free space on the data disk, in MiB, below which C-STORE is answered A700 (try again later)."""
+    """Free space on the data disk, in MiB, below which C-STORE is answered A700 (try again later).
+
+    Below half of it the model rests too: the last half is for the database and for deliveries.
+    """
+    resume_free_mib: Annotated[int, Field(ge=0)] | None = None
+    """Free MiB from which objects are taken again; null: a quarter more than min_free_mib."""
+
+    @model_validator(mode="after")
+    def _resumes_above(self) -> Self:
+        if self.resume_free_mib is not None and self.resume_free_mib < self.min_free_mib:
+            raise ValueError(f"resume_free_mib must be at least min_free_mib ({self.min_free_mib})")
+        return self
 
 
 class SettleSection(_Section):
@@ -372,6 +397,17 @@ class SettleSection(_Section):
     """Seconds without a new image. Longer than the slowest gap between two images of one exam."""
     max_wait_s: Seconds = 1800.0
     """Seconds after the first image at which a study settles even if images keep coming."""
+
+
+class RetentionSection(_Section):
+    """How long local copies stay. Only what every archive has confirmed ever goes, and rows always stay."""
+
+    days: Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)] | None = 30.0
+    """Days after a study's last image; null: never by age."""
+    max_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Most GiB of all local copies; above it the oldest studies go first. null: no limit."""
+    accepted_is_enough: bool = False
+    """true: for destinations with `confirm: none`, "accepted" counts as proof. false keeps those copies."""
 
 
 class LogSection(_Section):
@@ -466,6 +502,8 @@ class Config(_Section):
     """What the node refuses."""
     settle: SettleSection = SettleSection()
     """When a study counts as complete."""
+    retention: RetentionSection = RetentionSection()
+    """How long local copies stay."""
     log: LogSection = LogSection()
     """The log."""
     access: AccessSection = AccessSection()

@@ -118,6 +118,10 @@ class StorageFull(NodeError):
     dimse_status = 0xA700
 
 
+class FilePurged(NodeError):
+    """The local copy was purged after every archive had it."""
+
+
 class StoreBusy(NodeError):
     """The database did not take the record in time."""
 
@@ -184,6 +188,17 @@ class ListenFailed(NodeError):
 
 class SchemaMismatch(NodeError):
     """The database was written by a newer version of this program."""
+
+
+class DatabaseDamaged(NodeError):
+    """The database cannot be read."""
+
+    # To a sender it is our trouble, and may be over once a person has looked.
+    dimse_status = 0xA700
+
+
+class FolderUnfit(NodeError):
+    """The data folder cannot be used."""
 
 
 class NodeInTrouble(NodeError):

@@ -35,7 +35,24 @@ class ReadLimits:
     """What reading one image may cost."""
 
     max_pixels: int = 4096 * 4096
-    """Rows x columns above which nothing is decoded; memory is about eight bytes per pixel."""
+    """Rows x columns above which nothing is decoded."""
+    max_frames: int = 10_000
+    max_total_pixels: int = 20_000_000_000
+    """Rows x columns x frames above which nothing is decoded."""
+
+    def exceeded(self, header: ImageHeader) -> Skip | None:
+        """Decide an object by what it claims to hold."""
+        frame = header.rows * header.columns
+        size = f"The header claims {header.columns} x {header.rows} pixels"
+        if frame > self.max_pixels:
+            return Skip(SkipCode.TOO_LARGE, f"{size}; the limit is {self.max_pixels}")
+        if header.frames > self.max_frames:
+            words = f"The header claims {header.frames} frames; the limit is {self.max_frames}"
+            return Skip(SkipCode.TOO_LARGE, words)
+        if frame * header.frames > self.max_total_pixels:
+            words = f"{size} in {header.frames} frames; the limit is {self.max_total_pixels} in all"
+            return Skip(SkipCode.TOO_LARGE, words)
+        return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +93,7 @@ def read_image(path: Path, limits: ReadLimits | None = None) -> Skip | SourceIma
     with open_part10(path) as file:
         ds = read_dataset(file)
         header = header_of(ds)
-        skip = judge_header(header)
+        skip = judge_header(header) or limits.exceeded(header)
         if skip is not None:
             return skip
         findings = read_regions(ds, header.rows, header.columns)

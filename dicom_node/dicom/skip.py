@@ -26,6 +26,7 @@ class SkipCode(StrEnum):
     NO_BMODE = "no-bmode"
     NO_SIGNAL = "no-signal"
     TOO_SMALL = "too-small"
+    TOO_LARGE = "too-large"
     PIXELS_UNREADABLE = "pixels-unreadable"
 
     @property
@@ -71,6 +72,10 @@ _SENTENCES: dict[SkipCode, str] = {
     SkipCode.TOO_SMALL: (
         f"The B-mode area has a side under {MIN_SIDE} pixels. Have the scanner or archive send full images, "
         "not thumbnails."
+    ),
+    SkipCode.TOO_LARGE: (
+        "The object claims more than this node is set to decode. If it is sound, raise "
+        "limits.decoded_megapixels, limits.frames or limits.total_megapixels, and send it again."
     ),
     SkipCode.PIXELS_UNREADABLE: (
         "The pixels cannot be decoded. Send the image again, uncompressed if the archive can."

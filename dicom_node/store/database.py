@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import NullPool
 
-from dicom_node.core.errors import StoreBusy
-from dicom_node.store.migrations import migrate, require_current
+from dicom_node.core.errors import DatabaseDamaged, StoreBusy
+from dicom_node.store.migrations import migrate, require_current, require_known
 
 _READ_ONLY = "emode_read_only"
+
+_RESCUE = (
+    "stop the node, keep a copy of the data folder, and put state.sqlite back from a backup; or move the "
+    "folder aside, start anew, and send the images in its source/ again (`emode send`)"
+)
 
 
 class Database:
@@ -43,6 +49,27 @@ class Database:
         with _trouble_is_temporary(), self._reader.begin() as conn:
             yield conn
 
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log's file."""
+        with suppress(FileNotFoundError):
+            return Path(f"{self._writer.url.database}-wal").stat().st_size
+        return 0
+
+    def shrink_wal(self, patience_s: float = 5.0) -> bool:
+        """Copy the write-ahead log into the database and empty it; False if a reader would not end in time.
+
+        A log is emptied only at a moment without a reader, which never comes by itself while one follows
+        the other. This makes one: writers wait for it, and new readers need the log no more.
+        """
+        conn = sqlite3.connect(str(self._writer.url.database), timeout=patience_s)
+        try:
+            busy, _, _ = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            conn.close()
+        return not busy
+
     def close(self) -> None:
         """Close every connection."""
         self._writer.dispose()
@@ -63,6 +90,21 @@ def open_database(
     with database.write() as conn:
         migrate(conn, now)
     return database
+
+
+def require_usable(path: Path) -> None:
+    """Raise DatabaseDamaged or SchemaMismatch if a node could not work with this file; none at all is fine.
+
+    Looks at what a start reads anyway; pages further in may be damaged all the same.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    address = f"{path.resolve().as_uri()}?mode=ro"  # another program's file must stay as it is
+    engine = create_engine(
+        "sqlite://", creator=lambda: sqlite3.connect(address, uri=True), poolclass=NullPool
+    )
+    with _trouble_is_temporary(), engine.connect() as conn:
+        require_known(conn)
 
 
 def open_existing_database(path: Path, *, busy_timeout_s: float = 5.0) -> Database:
@@ -90,11 +132,18 @@ def _engine(path: Path, connections: int, busy_timeout_s: float) -> Engine:
 
 @contextmanager
 def _trouble_is_temporary() -> Iterator[None]:
-    """A database that is locked, full or out of connections says "try again", whatever it raised."""
+    """A database that is locked, full or out of connections says "try again", whatever it raised.
+
+    What contradicts the schema (IntegrityError) is a mistake of ours, and passes as it is.
+    """
     try:
         yield
-    except DBAPIError as error:
+    except OperationalError as error:
         raise StoreBusy(f"{type(error.orig).__name__}: {error.orig}") from error
+    except DatabaseError as error:
+        if type(error.orig) is not sqlite3.DatabaseError:
+            raise
+        raise DatabaseDamaged(f"{error.orig}; {_RESCUE}") from error
     except PoolTimeout as error:
         raise StoreBusy("every connection is in use") from error
 

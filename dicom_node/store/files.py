@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from dicom_node.core.errors import StorageFull
 
 _BLOCK = 1 << 20
 
@@ -49,6 +46,10 @@ class Layout:
     def audit(self) -> Path:
         """The audit trail: its segments, its head, how far a collector has it."""
         return self.root / "audit"
+
+    def full_sign(self, role: str) -> Path:
+        """Locked while this role's process refuses work for want of room."""
+        return self.locks / f"{role}-full.lock"
 
     def lock(self, role: str) -> Path:
         """The lock of one role's process."""
@@ -90,14 +91,19 @@ def place_file(written: Path, place: Path) -> None:
     under the same lock, so it can never take one whose row is about to be written.
 
     The content of one place is always the same (its name is the content's digest), so replacing
-    an existing file is harmless.
+    an existing file is harmless, and one that is there already (a commit failed after it got its name)
+    is as good.
     """
     folder = place.parent
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _sync(folder.parent.parent)
         _sync(folder.parent)
-    written.replace(place)
+    try:
+        written.replace(place)
+    except FileNotFoundError:
+        if not place.exists():
+            raise
     _sync(folder)
 
 
@@ -109,15 +115,6 @@ def digest_from(path: Path, offset: int, prefix: str) -> tuple[str, int]:
         while block := file.read(_BLOCK):
             digest.update(block)
         return digest.hexdigest(), file.tell()
-
-
-def require_free_space(folder: Path, needed_bytes: int) -> None:
-    """Raise StorageFull unless the file system of `folder` has this much left."""
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        raise StorageFull(
-            f"{free // 2**20} MiB free, {needed_bytes // 2**20} MiB must stay so; make room on the data disk"
-        )
 
 
 def _sync(path: Path) -> None:

@@ -7,13 +7,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, literal, or_, select, update
 
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind, JobState
 from dicom_node.core.study import STUDY_TRANSITIONS, SettlePolicy, StudyEvent, StudyState, is_settled
 from dicom_node.dicom.skip import Skip
-from dicom_node.store.schema import images, jobs, studies
+from dicom_node.store.schema import UtcDateTime, images, jobs, studies
 
 
 class Decision(StrEnum):
@@ -31,6 +31,8 @@ class Novelty(StrEnum):
     DUPLICATE = "duplicate"
     REPLACED = "replaced"
     """Same SOP Instance UID, other bytes."""
+    RETURNED = "returned"
+    """The same bytes, after the local copy was purged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class StoredImage:
     route: str
     sop_instance_uid: str
     digest: str
+    purged_at: datetime | None
 
 
 def record_arrival(
@@ -69,7 +72,7 @@ def record_arrival(
     known = conn.execute(
         select(images).where(images.c.route == route, images.c.sop_instance_uid == header.sop_instance_uid)
     ).one_or_none()
-    if known is not None and known.digest == digest:
+    if known is not None and known.digest == digest and known.purged_at is None:
         conn.execute(update(images).where(images.c.id == known.id).values(arrivals=known.arrivals + 1))
         return Receipt(known.id, known.study_id, header.study_instance_uid, Novelty.DUPLICATE)
 
@@ -90,11 +93,16 @@ def record_arrival(
         "skip_code": skip and skip.code,
         "skip_sentence": skip and skip.sentence,
         "decided_at": now if skip else None,
+        "purged_at": None,
     }
+    # The file is there again for every row that shares it.
+    conn.execute(update(images).where(images.c.digest == digest).values(purged_at=None))
     if known is not None:
-        counts = {"revision": known.revision + 1, "arrivals": known.arrivals + 1}
+        returned = known.digest == digest
+        counts = {"revision": known.revision + (not returned), "arrivals": known.arrivals + 1}
         conn.execute(update(images).where(images.c.id == known.id).values(**content, **counts))
-        return Receipt(known.id, study_id, header.study_instance_uid, Novelty.REPLACED)
+        novelty = Novelty.RETURNED if returned else Novelty.REPLACED
+        return Receipt(known.id, study_id, header.study_instance_uid, novelty)
     result = conn.execute(
         insert(images).values(route=route, sop_instance_uid=header.sop_instance_uid, **content)
     )
@@ -124,7 +132,7 @@ def holds_digest(conn: Connection, image_id: int, digest: str) -> bool:
 def load_image(conn: Connection, image_id: int) -> StoredImage:
     """One image by its row."""
     row = conn.execute(select(images).where(images.c.id == image_id)).one()
-    return StoredImage(row.id, row.study_id, row.route, row.sop_instance_uid, row.digest)
+    return StoredImage(row.id, row.study_id, row.route, row.sop_instance_uid, row.digest, row.purged_at)
 
 
 def decide(conn: Connection, image_id: int, skip: Skip | None, now: datetime) -> None:
@@ -142,13 +150,34 @@ def decide(conn: Connection, image_id: int, skip: Skip | None, now: datetime) ->
 
 
 def studies_due(conn: Connection, policy: SettlePolicy, now: datetime) -> list[int]:
-    """The studies that have been quiet, or open, for long enough to settle."""
+    """The studies that have been quiet, or open, for long enough to settle; those of the future too.
+
+    Their time was taken from a clock that has been set back since, and has to be mended first.
+    """
     receiving = conn.execute(select(studies).where(studies.c.state == StudyState.RECEIVING)).all()
-    return [r.id for r in receiving if is_settled(r.first_received_at, r.last_received_at, now, policy)]
+    return [
+        r.id
+        for r in receiving
+        if max(r.first_received_at, r.last_received_at) > now
+        or is_settled(r.first_received_at, r.last_received_at, now, policy)
+    ]
+
+
+def mend_arrivals(conn: Connection, now: datetime) -> int:
+    """Studies that received images "later than now" (the clock was set back) did so now; how many."""
+    future = or_(studies.c.last_received_at > now, studies.c.first_received_at > now)
+    change = update(studies).where(studies.c.state == StudyState.RECEIVING, future)
+    return conn.execute(
+        change.values(
+            first_received_at=func.min(studies.c.first_received_at, literal(now, UtcDateTime)),
+            last_received_at=func.min(studies.c.last_received_at, literal(now, UtcDateTime)),
+        )
+    ).rowcount
 
 
 def settle_due(conn: Connection, policy: SettlePolicy, now: datetime) -> list[int]:
     """Settle every study that is due; return their rows."""
+    mend_arrivals(conn, now)
     due = studies_due(conn, policy, now)
     if due:
         after = STUDY_TRANSITIONS[StudyState.RECEIVING, StudyEvent.SETTLE]
@@ -159,8 +188,9 @@ def settle_due(conn: Connection, policy: SettlePolicy, now: datetime) -> list[in
 
 
 def is_source(conn: Connection, digest: str) -> bool:
-    """Does a row stand for the received object with this digest?"""
-    return conn.scalar(select(images.c.id).where(images.c.digest == digest).limit(1)) is not None
+    """Does a row need the file of the received object with this digest?"""
+    needing = select(images.c.id).where(images.c.digest == digest, images.c.purged_at.is_(None))
+    return conn.scalar(needing.limit(1)) is not None
 
 
 def study_is_settled(conn: Connection, study_id: int) -> bool:
@@ -190,6 +220,11 @@ def _arrive_at_study(conn: Connection, header: ImageHeader, now: datetime) -> in
     values: dict[str, Any] = {"state": after, "last_received_at": now}
     if reopened:
         # The longest wait counts from the first image of this round, or a late image would settle at once.
-        values |= {"revision": study.revision + 1, "first_received_at": now, "settled_at": None}
+        values |= {
+            "revision": study.revision + 1,
+            "first_received_at": now,
+            "settled_at": None,
+            "purged_at": None,
+        }
     conn.execute(update(studies).where(studies.c.id == study.id).values(**values))
     return int(study.id)

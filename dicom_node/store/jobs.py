@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +16,11 @@ from dicom_node.store.schema import job_events, jobs
 
 LONGEST_DELAY = timedelta(days=1)
 """No delay we set is longer; the configuration's caps stay below it."""
+
+_CLOCK_SLACK = timedelta(seconds=2)
+"""Time servers move a clock by less than this now and then."""
+
+_MENDED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ def enqueue(conn: Connection, job: NewJob, now: datetime) -> int:
             delivery_id=job.delivery_id,
             max_attempts=job.max_attempts,
             not_before=job.not_before,
+            changed_at=now,
             created_at=now,
         )
     )
@@ -158,6 +164,44 @@ def renew(conn: Connection, claimed: Sequence[ClaimedJob], until: datetime) -> N
     )
 
 
+def anything_runs(conn: Connection) -> bool:
+    """Is any job in somebody's hands?"""
+    return conn.scalar(select(jobs.c.id).where(jobs.c.state == JobState.RUNNING).limit(1)) is not None
+
+
+def confirm_leases(conn: Connection) -> dict[str, datetime]:
+    """Every lease in force, token -> until; in a write transaction.
+
+    A write although nothing changes: that it commits proves that whoever holds one could have renewed it.
+    """
+    running = jobs.c.state == JobState.RUNNING
+    conn.execute(update(jobs).where(running).values(lease_until=jobs.c.lease_until))
+    rows = conn.execute(select(jobs.c.lease_token, jobs.c.lease_until).where(running))
+    return {row.lease_token: row.lease_until for row in rows}
+
+
+def waits_from_the_future(conn: Connection, now: datetime) -> list[int]:
+    """Waiting jobs whose time was set by a clock that has been set back since; so many at a time."""
+    late = now + _CLOCK_SLACK
+    return list(
+        conn.scalars(
+            select(jobs.c.id)
+            .where(jobs.c.state == JobState.WAITING, jobs.c.not_before > late, jobs.c.changed_at > late)
+            .limit(_MENDED_AT_ONCE)
+        )
+    )
+
+
+def mend_waits(conn: Connection, now: datetime) -> int:
+    """Let each of them wait from now on for as long as it was meant to; return how many there were."""
+    ids = waits_from_the_future(conn, now)
+    waits = select(jobs.c.id, jobs.c.not_before, jobs.c.changed_at).where(jobs.c.id.in_(ids))
+    for row in conn.execute(waits).all():
+        meant = max(row.not_before - row.changed_at, timedelta())
+        conn.execute(update(jobs).where(jobs.c.id == row.id).values(not_before=now + meant, changed_at=now))
+    return len(ids)
+
+
 def finish(conn: Connection, job: ClaimedJob, now: datetime, detail: str | None = None) -> None:
     """The work is done; its effects are in the same transaction."""
     values = {"error_code": None, "error_text": None, "ended_at": now}
@@ -216,22 +260,30 @@ def fail(conn: Connection, job: ClaimedJob, now: datetime, *, code: str, text: s
 
 
 def expire(
-    conn: Connection, now: datetime, *, kind: JobKind, lane: str, owner_gone: bool
+    conn: Connection,
+    now: datetime,
+    *,
+    kind: JobKind,
+    lane: str,
+    leases: Collection[str] | None,
+    why: str = "",
 ) -> list[tuple[int, int | None]]:
     """Take back jobs whose holder is gone; return (job, delivery) of those that had no attempt left.
 
-    owner_gone  True if the caller knows that nobody holds this lane any more (it has the lane's lock),
-                so that unexpired leases are worthless too.
+    leases  tokens that nobody renews any more; None if the caller knows that nobody holds this lane (it
+            has the lane's lock), so that every lease is worthless.
+    why     how the holder ended, where that is known.
     """
     query = select(jobs).where(jobs.c.kind == kind, jobs.c.lane == lane, jobs.c.state == JobState.RUNNING)
-    if not owner_gone:
-        query = query.where(jobs.c.lease_until < now)
+    if leases is not None:
+        query = query.where(jobs.c.lease_token.in_(leases))
     exhausted = []
     for row in conn.execute(query).all():
         last = row.attempts >= row.max_attempts
         values: dict[str, Any] = {
             "error_code": AttemptsExhausted().code if last else "worker-gone",
-            "error_text": f"attempt {row.attempts} of {row.max_attempts} never reported an end",
+            "error_text": f"attempt {row.attempts} of {row.max_attempts} never reported an end"
+            + (f": {why}" if why else ""),
         }
         values |= {"ended_at": now} if last else {"not_before": None}
         event = JobEvent.EXHAUST if last else JobEvent.EXPIRE
@@ -295,7 +347,7 @@ def _move(
     if token is not None:
         change = change.where(jobs.c.lease_token == token)
     lease_ends = {} if after is JobState.RUNNING else {"lease_token": None, "lease_until": None}
-    if conn.execute(change.values(state=after, **lease_ends, **values)).rowcount != 1:
+    if conn.execute(change.values(state=after, changed_at=now, **lease_ends, **values)).rowcount != 1:
         _explain(conn, job_id, event, token)
     conn.execute(insert(job_events).values(job_id=job_id, at=now, event=event, state=after, detail=detail))
 

@@ -27,6 +27,7 @@ MIGRATIONS: tuple[tuple[int, str, Callable[[Connection], None]], ...] = (
     (1, "first tables", lambda conn: None),
     (2, "storage commitment", lambda conn: _add_commitments(conn)),
     (3, "circuit breakers", lambda conn: _add_breakers(conn)),
+    (4, "purging; when a job changed", lambda conn: _add_purging_and_clocks(conn)),
 )
 """(number, name, step from the schema before it). Never edit a step that has shipped; add one.
 
@@ -61,17 +62,25 @@ def _add_breakers(conn: Connection) -> None:
     )
 
 
+def _add_purging_and_clocks(conn: Connection) -> None:
+    for table, column in (
+        ("studies", "purged_at"),
+        ("images", "purged_at"),
+        ("results", "purged_at"),
+        ("results", "dated_at"),
+        ("jobs", "changed_at"),
+    ):
+        conn.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column} DATETIME")
+
+
 def migrate(conn: Connection, now: datetime) -> int:
     """Apply what is missing, inside the caller's transaction; return how many steps that were.
 
-    Raises SchemaMismatch if a newer program has written this database.
+    Raises SchemaMismatch as `require_known` does.
     """
+    require_known(conn)
     _metadata.create_all(conn)
     reached = conn.scalar(select(func.max(applied_migrations.c.number)))
-    if reached is not None and reached > NEWEST:
-        raise SchemaMismatch(
-            f"the database is at step {reached}, this program knows {NEWEST}; install the newer version again"
-        )
     if reached is None:
         schema.metadata.create_all(conn)
     pending = [step for step in MIGRATIONS if step[0] > (reached or 0)]
@@ -81,6 +90,28 @@ def migrate(conn: Connection, now: datetime) -> int:
         conn.execute(insert(applied_migrations).values(number=number, name=name, applied_at=now))
     faults.step("migrate.applied")
     return len(pending)
+
+
+def created_at(conn: Connection) -> datetime:
+    """When this database was made."""
+    made: datetime = conn.scalars(select(func.min(applied_migrations.c.applied_at))).one()
+    return made
+
+
+def require_known(conn: Connection) -> None:
+    """Raise SchemaMismatch if a newer program wrote this database, or another one altogether."""
+    tables = inspect(conn).get_table_names()
+    if applied_migrations.name not in tables:
+        if tables:
+            raise SchemaMismatch(
+                "state.sqlite holds tables of another program; point data_dir at a folder of its own"
+            )
+        return
+    reached = conn.scalar(select(func.max(applied_migrations.c.number)))
+    if reached is not None and reached > NEWEST:
+        raise SchemaMismatch(
+            f"the database is at step {reached}, this program knows {NEWEST}; install the newer version again"
+        )
 
 
 def require_current(conn: Connection) -> None:

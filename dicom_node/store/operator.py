@@ -9,12 +9,13 @@ from sqlalchemy import Connection, Row, select
 
 from dicom_node.core.breaker import BreakerState, hurried
 from dicom_node.core.delivery import DeliveryEvent, DeliveryState
-from dicom_node.core.errors import NoSuchJob
+from dicom_node.core.errors import FilePurged, NoSuchJob
 from dicom_node.core.job import JobKind
 from dicom_node.store import jobs as queue
 from dicom_node.store.breakers import load_breaker, save_breaker
-from dicom_node.store.results import delivery_state, move_delivery
-from dicom_node.store.schema import jobs
+from dicom_node.store.results import delivery_state, load_parcels, move_delivery
+from dicom_node.store.retention import purged_words
+from dicom_node.store.schema import images, jobs
 
 
 def retry_job(conn: Connection, job_id: int, now: datetime, by: str) -> tuple[str, str]:
@@ -23,6 +24,7 @@ def retry_job(conn: Connection, job_id: int, now: datetime, by: str) -> tuple[st
     Returns (kind, lane) of what now waits. Raises NoSuchJob or IllegalTransition.
     """
     job = _load(conn, job_id)
+    _require_files(conn, job)
     parked = job.delivery_id is not None and delivery_state(conn, job.delivery_id) is DeliveryState.PARKED
     if parked:
         move_delivery(conn, job.delivery_id, DeliveryEvent.RELEASE)
@@ -62,6 +64,18 @@ def try_destination(conn: Connection, destination: str) -> BreakerState:
     if breaker.state is BreakerState.OPEN:
         save_breaker(conn, destination, hurried(breaker))
     return breaker.state
+
+
+def _require_files(conn: Connection, job: Row[Any]) -> None:
+    """Raise FilePurged if what the job would work on was purged."""
+    image = conn.execute(select(images).where(images.c.id == job.image_id)).one()
+    if job.kind == JobKind.INFER and image.purged_at is not None:
+        raise FilePurged(purged_words("image", image.purged_at))
+    if job.delivery_id is not None:
+        parcel = load_parcels(conn, [job.delivery_id])[job.delivery_id]
+        to_send = parcel.state in (DeliveryState.QUEUED, DeliveryState.PARKED)
+        if to_send and parcel.purged_at is not None:
+            raise FilePurged(purged_words("result", parcel.purged_at))
 
 
 def _load(conn: Connection, job_id: int) -> Row[Any]:

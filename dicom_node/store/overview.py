@@ -15,8 +15,10 @@ from dicom_node.core.breaker import Breaker
 from dicom_node.core.delivery import DeliveryState
 from dicom_node.core.errors import NoSuchJob
 from dicom_node.core.job import JobKind, JobState
+from dicom_node.core.retention import RetentionPolicy
 from dicom_node.store.breakers import load_breaker
 from dicom_node.store.images import Decision
+from dicom_node.store.retention import holds_by_study, kept_by_study
 from dicom_node.store.schema import deliveries, image_results, images, job_events, jobs, results, studies
 
 
@@ -65,6 +67,7 @@ class ImageLine:
     job_error: str | None
     claimed_at: datetime | None
     ended_at: datetime | None
+    purged_at: datetime | None
     results: tuple[ResultLine, ...]
 
     @property
@@ -102,6 +105,10 @@ class StudyLine:
     results: int
     confirmed: int
     parked: int
+    purged_at: datetime | None
+    kept_bytes: int
+    held_back: str | None
+    """Why its local copies must stay whatever their age; None: they may go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +235,15 @@ def image_lines(conn: Connection, *, study: str | None, limit: int) -> list[Imag
     return [_image_line(row, work.get(row.id), made[row.id]) for row in rows]
 
 
-def study_lines(conn: Connection, *, study: str | None, limit: int) -> list[StudyLine]:
+def study_lines(
+    conn: Connection, *, study: str | None, limit: int, policy: RetentionPolicy
+) -> list[StudyLine]:
     """The studies that were heard of last, newest first."""
     found = conn.execute(
         _of_study(select(studies), study).order_by(studies.c.last_received_at.desc()).limit(limit)
     ).all()
+    ids = [row.id for row in found]
+    sizes, holds = kept_by_study(conn, ids), holds_by_study(conn, ids, policy)
     lines = []
     for row in found:
         of_study = select(func.count()).select_from(images).where(images.c.study_id == row.id)
@@ -268,6 +279,9 @@ def study_lines(conn: Connection, *, study: str | None, limit: int) -> list[Stud
                 results=conn.scalar(result_count) or 0,
                 confirmed=states.get(DeliveryState.CONFIRMED, 0),
                 parked=states.get(DeliveryState.PARKED, 0),
+                purged_at=row.purged_at,
+                kept_bytes=sizes.get(row.id, 0),
+                held_back=holds[row.id].value if row.id in holds else None,
             )
         )
     return lines
@@ -405,6 +419,7 @@ def _image_line(row: Row[Any], job: Row[Any] | None, made: list[ResultLine]) -> 
         job_error=job and job.error_text,
         claimed_at=job and job.claimed_at,
         ended_at=job and job.ended_at,
+        purged_at=row.purged_at,
         results=tuple(made),
     )
 

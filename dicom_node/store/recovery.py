@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -19,12 +20,20 @@ _CUT_SHORT = {
 """Kind -> what its delivery is until such a job ends, and why it is parked if it never does."""
 
 
-def take_back(conn: Connection, now: datetime, *, kind: JobKind, lane: str, owner_gone: bool) -> None:
+def take_back(
+    conn: Connection,
+    now: datetime,
+    *,
+    kind: JobKind,
+    lane: str,
+    leases: Collection[str] | None,
+    why: str = "",
+) -> None:
     """Return a lane's orphaned jobs to the queue, or end those that ran out of attempts.
 
-    owner_gone  as of `jobs.expire`.
+    leases, why  as of `jobs.expire`.
     """
-    for _, delivery_id in expire(conn, now, kind=kind, lane=lane, owner_gone=owner_gone):
+    for _, delivery_id in expire(conn, now, kind=kind, lane=lane, leases=leases, why=why):
         if delivery_id is None or kind not in _CUT_SHORT:
             continue
         state, words = _CUT_SHORT[kind]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,6 +28,8 @@ class NewResult:
     size_bytes: int
     pane: int
     steps: Mapping[str, float]
+    dated_at: datetime | None = None
+    """Content Date and Time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,33 @@ class Parcel:
     series_instance_uid: str
     digest: str
     accepted_at: datetime | None
+    purged_at: datetime | None
 
 
-def known_result(conn: Connection, sop_instance_uid: str) -> int | None:
-    """The row of a result that was emitted before."""
-    return conn.scalar(select(results.c.id).where(results.c.sop_instance_uid == sop_instance_uid))
+@dataclass(frozen=True, slots=True)
+class KnownResult:
+    """A result that was emitted before."""
+
+    id: int
+    dated_at: datetime | None
+    purged_at: datetime | None
+
+
+def known_result(conn: Connection, sop_instance_uid: str) -> KnownResult | None:
+    """The result with this UID, if it was emitted before."""
+    row = conn.execute(select(results).where(results.c.sop_instance_uid == sop_instance_uid)).one_or_none()
+    return KnownResult(row.id, row.dated_at, row.purged_at) if row is not None else None
+
+
+def has_way_to_go(conn: Connection, result_id: int, destinations: Collection[str]) -> bool:
+    """Is there a destination that the result's file still has to reach?"""
+    ways = conn.execute(
+        select(deliveries.c.destination, deliveries.c.state).where(deliveries.c.result_id == result_id)
+    ).all()
+    open_ways = {DeliveryState.QUEUED, DeliveryState.PARKED}
+    return not set(destinations) <= {way.destination for way in ways} or any(
+        way.state in open_ways for way in ways
+    )
 
 
 def names_result(conn: Connection, sop_instance_uids: Iterable[str]) -> bool:
@@ -55,9 +79,18 @@ def names_result(conn: Connection, sop_instance_uids: Iterable[str]) -> bool:
 
 
 def add_result(conn: Connection, image_id: int, result: NewResult, now: datetime) -> int:
-    """Record a result of an image. The first file under a UID stays: content never changes (PS3.5 9)."""
-    result_id = known_result(conn, result.sop_instance_uid)
-    if result_id is None:
+    """Record a result of an image.
+
+    The first file under a UID stays, for content never changes (PS3.5 9), unless it was purged: one made
+    anew takes its place. It is the same to the byte where source and program are still the same.
+    """
+    known = known_result(conn, result.sop_instance_uid)
+    if known is not None and known.purged_at is not None:
+        values = {"digest": result.digest, "size_bytes": result.size_bytes, "purged_at": None}
+        conn.execute(update(results).where(results.c.id == known.id).values(**values))
+    if known is not None:
+        result_id = known.id
+    else:
         inserted = conn.execute(
             insert(results).values(
                 sop_instance_uid=result.sop_instance_uid,
@@ -69,6 +102,7 @@ def add_result(conn: Connection, image_id: int, result: NewResult, now: datetime
                 size_bytes=result.size_bytes,
                 created_at=now,
                 steps=json.dumps(dict(result.steps)),
+                dated_at=result.dated_at,
             )
         ).inserted_primary_key
         assert inserted is not None
@@ -112,6 +146,7 @@ def load_parcels(conn: Connection, delivery_ids: list[int]) -> dict[int, Parcel]
             results.c.digest,
             results.c.study_instance_uid,
             deliveries.c.accepted_at,
+            results.c.purged_at,
         )
         .join(results, results.c.id == deliveries.c.result_id)
         .where(deliveries.c.id.in_(delivery_ids))
@@ -126,6 +161,7 @@ def load_parcels(conn: Connection, delivery_ids: list[int]) -> dict[int, Parcel]
             row.series_instance_uid,
             row.digest,
             row.accepted_at,
+            row.purged_at,
         )
         for row in rows
     }
@@ -151,5 +187,6 @@ def move_delivery(conn: Connection, delivery_id: int, event: DeliveryEvent, **va
 
 
 def is_result(conn: Connection, digest: str) -> bool:
-    """Does a row stand for the emitted object with this digest?"""
-    return conn.scalar(select(results.c.id).where(results.c.digest == digest).limit(1)) is not None
+    """Does a row need the file of the emitted object with this digest?"""
+    needing = select(results.c.id).where(results.c.digest == digest, results.c.purged_at.is_(None))
+    return conn.scalar(needing.limit(1)) is not None

@@ -54,6 +54,7 @@ studies = Table(
     Column("first_received_at", UtcDateTime, nullable=False),
     Column("last_received_at", UtcDateTime, nullable=False),
     Column("settled_at", UtcDateTime),
+    Column("purged_at", UtcDateTime),
     Index("ix_studies_accession", "accession_number"),
     Index("ix_studies_state", "state"),
     Index("ix_studies_last", "last_received_at"),
@@ -83,6 +84,8 @@ images = Table(
     Column("skip_code", String(32)),
     Column("skip_sentence", Text),
     Column("decided_at", UtcDateTime),
+    # Set: the file is gone, or about to go. Several rows may share it; it goes with the last.
+    Column("purged_at", UtcDateTime),
     UniqueConstraint("route", "sop_instance_uid", name="uq_images_route_sop"),
     Index("ix_images_study", "study_id"),
     Index("ix_images_digest", "digest"),
@@ -110,6 +113,8 @@ jobs = Table(
     Column("error_code", String(64)),
     Column("error_text", Text),
     Column("created_at", UtcDateTime, nullable=False),
+    # By the clock of that moment: a time to come means that the clock was set back since.
+    Column("changed_at", UtcDateTime),
     Column("claimed_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
     Index("ix_jobs_claim", "kind", "lane", "state", "priority", "id"),
@@ -144,6 +149,9 @@ results = Table(
     Column("created_at", UtcDateTime, nullable=False),
     # Seconds of each step, as JSON: {"read": 0.01, "infer": 0.05, ...}. For people, never for decisions.
     Column("steps", Text, nullable=False),
+    # Content Date and Time of the file: what makes the same bytes when it has to be made anew.
+    Column("dated_at", UtcDateTime),
+    Column("purged_at", UtcDateTime),
     Index("ix_results_digest", "digest"),
 )
 

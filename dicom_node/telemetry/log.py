@@ -42,6 +42,7 @@ FIELDS = (
     "days",
     "fingerprint",
     "problem",
+    "mib",
     "version",
     "head",
 )

@@ -12,13 +12,14 @@ from sqlalchemy import Connection
 
 from dicom_node.core import faults
 from dicom_node.core.delivery import DeliveryEvent, DeliveryState
-from dicom_node.core.errors import Postponed
+from dicom_node.core.errors import FilePurged, Postponed
 from dicom_node.core.job import JobKind
 from dicom_node.network.scu import Outgoing, RemoteAE, Sent, send
 from dicom_node.store.database import Database
 from dicom_node.store.files import Layout
 from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue
 from dicom_node.store.results import Parcel, load_parcels, move_delivery
+from dicom_node.store.retention import purged_words
 from dicom_node.work.loop import Outcome
 
 CONFIRM_ATTEMPTS = 20
@@ -53,7 +54,9 @@ class Deliver:
         waiting: list[tuple[ClaimedJob, Parcel]] = []
         for job in claimed:
             parcel = parcels[job.delivery_id or 0]
-            if parcel.state is DeliveryState.QUEUED:
+            if parcel.state is DeliveryState.QUEUED and parcel.purged_at is not None:
+                yield self._gone(job, parcel, parcel.purged_at)
+            elif parcel.state is DeliveryState.QUEUED:
                 waiting.append((job, parcel))
             else:
                 yield Outcome(job, detail=f"already {parcel.state}", asked=False)
@@ -78,6 +81,14 @@ class Deliver:
                 sent = next(sending)
                 faults.step("deliver.sent")
                 yield self._outcome(job, parcel, sent)
+
+    def _gone(self, job: ClaimedJob, parcel: Parcel, purged_at: datetime) -> Outcome:
+        words = purged_words("result", purged_at)
+
+        def park(conn: Connection, now: datetime) -> None:
+            move_delivery(conn, parcel.delivery_id, DeliveryEvent.REFUSE, words=words)
+
+        return Outcome(job, error=FilePurged(words), on_failure=park)
 
     def _outcome(self, job: ClaimedJob, parcel: Parcel, sent: Sent) -> Outcome:
         def accept(conn: Connection, now: datetime) -> None:

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection
 
 from dicom_node.core import faults
-from dicom_node.core.errors import NodeError, RouteMissing
+from dicom_node.core.errors import FilePurged, NodeError, RouteMissing
 from dicom_node.core.job import JobKind
 from dicom_node.core.rules import DeliverWhen, Route
 from dicom_node.dicom.reading import ReadLimits, SourceImage, read_image
-from dicom_node.dicom.results import write_result
+from dicom_node.dicom.results import ResultIdentity, write_result
 from dicom_node.dicom.skip import Skip
 from dicom_node.store.database import Database
 from dicom_node.store.files import Layout, digest_from, place_file, sync_file
 from dicom_node.store.images import StoredImage, decide, holds_digest, load_image, study_is_settled
 from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue
-from dicom_node.store.results import NewResult, add_delivery, add_result, known_result, link_result
+from dicom_node.store.results import (
+    NewResult,
+    add_delivery,
+    add_result,
+    has_way_to_go,
+    known_result,
+    link_result,
+)
+from dicom_node.store.retention import purged_words
 from dicom_node.work.loop import Effect, Outcome
 from dicom_node.work.make import Appearance, Elastogram, Made, Model, identify, make_results
+from dicom_node.work.pulse import Pulse
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,12 +61,15 @@ class Infer:
     limits: ReadLimits
     delivery_attempts: Mapping[str, int]
     """Destination -> tries for each delivery."""
+    pulse: Pulse = field(default_factory=Pulse)
+    """Beaten before each image is read, at each pass of the model, and before results are made."""
 
     def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[Outcome]:
         """Read all, then run the accepted of each bundle in one batch, then finish one by one."""
         faults.step("infer.claimed")
         ready: dict[str, list[_Ready]] = {}
         for job in claimed:
+            self.pulse.step()
             read = self._read(job)
             if isinstance(read, Outcome):
                 yield read
@@ -66,6 +79,11 @@ class Infer:
             yield from self._run(batch, self.models[bundle])
 
     def _run(self, batch: Sequence[_Ready], model: Model) -> Iterator[Outcome]:
+        if len(batch) > 1 and not model.joins_frames:
+            for item in batch:
+                yield from self._run([item], model)
+            return
+        self.pulse.step()
         started = time.monotonic()
         try:
             elastograms = iter(model.predictor.predict([p.grey for item in batch for p in item.image.panes]))
@@ -80,6 +98,7 @@ class Infer:
         infer_s = (time.monotonic() - started) / len(batch)
         faults.step("infer.predicted")
         for item in batch:
+            self.pulse.step()
             mine = [next(elastograms) for _ in item.image.panes]
             yield self._make(item, mine, model, infer_s)
 
@@ -94,6 +113,8 @@ class Infer:
             return Outcome(
                 job, error=RouteMissing(f'"{stored.route}"; configured are: {names}. Retry once it is back')
             )
+        if stored.purged_at is not None:
+            return Outcome(job, error=FilePurged(purged_words("image", stored.purged_at)))
         path = self.layout.source(stored.digest)
         try:
             image = read_image(path, self.limits)
@@ -111,43 +132,55 @@ class Infer:
 
     def _make(self, item: _Ready, elastograms: Sequence[Elastogram], model: Model, infer_s: float) -> Outcome:
         """Build and keep the results of one image."""
-        links: dict[str, tuple[int, int]] = {}
+        links: list[tuple[int, int]] = []
+        wanted: dict[datetime, set[str]] = {}  # Content Date and Time -> results to make
         with self.database.read() as conn:
             for pane in item.image.panes:
                 uid = identify(item.image, pane, model, self.appearance).sop_instance_uid
-                row = known_result(conn, uid)
-                if row is not None:
-                    links[uid] = (row, pane.index)
+                known = known_result(conn, uid)
+                gone = known is not None and known.purged_at is not None
+                if known is None or (gone and has_way_to_go(conn, known.id, item.route.destinations)):
+                    dated_at = (known and known.dated_at) or item.job.created_at
+                    wanted.setdefault(dated_at, set()).add(uid)
+                else:
+                    links.append((known.id, pane.index))
         fresh: list[tuple[NewResult, Path]] = []
         try:
-            for made in make_results(
-                item.path,
-                item.image,
-                elastograms,
-                model,
-                self.appearance,
-                created_at=item.job.created_at,
-                wanted=lambda identity: identity.sop_instance_uid not in links,
-            ):
-                steps = {"read": item.read_s, "infer": infer_s, "compose": made.seconds}
-                fresh.append(self._keep(made, model, steps))
+            for dated_at, uids in wanted.items():
+                for made in make_results(
+                    item.path,
+                    item.image,
+                    elastograms,
+                    model,
+                    self.appearance,
+                    created_at=dated_at,
+                    wanted=partial(_is_among, uids),
+                ):
+                    steps = {"read": item.read_s, "infer": infer_s, "compose": made.seconds}
+                    fresh.append(self._keep(made, model, steps, dated_at))
         except NodeError as error:
             return Outcome(item.job, error=error)
         return Outcome(
             item.job,
-            effect=self._record(item, fresh, list(links.values())),
+            effect=self._record(item, fresh, links),
             detail=f"{len(fresh)} new result(s)" if fresh else "the results exist already",
             rings=tuple((JobKind.DELIVER, destination) for destination in item.route.destinations),
         )
 
-    def _keep(self, made: Made, model: Model, steps: dict[str, float]) -> tuple[NewResult, Path]:
+    def _keep(
+        self, made: Made, model: Model, steps: dict[str, float], dated_at: datetime
+    ) -> tuple[NewResult, Path]:
         """Write a result and make its content durable; it gets its name together with its row."""
         started = time.monotonic()
         written = self.layout.incoming / f"result-{uuid.uuid4()}.dcm"
-        write_result(made.dataset, written)
-        faults.step("infer.written")
-        digest, size = digest_from(written, 0, "")
-        sync_file(written)
+        try:
+            write_result(made.dataset, written)
+            faults.step("infer.written")
+            digest, size = digest_from(written, 0, "")
+            sync_file(written)
+        except OSError:
+            written.unlink(missing_ok=True)  # half a file would take the room that the next try needs
+            raise
         faults.step("infer.synced")
         result = NewResult(
             sop_instance_uid=made.identity.sop_instance_uid,
@@ -159,6 +192,7 @@ class Infer:
             size_bytes=size,
             pane=made.pane.index,
             steps=steps | {"keep": time.monotonic() - started},
+            dated_at=dated_at,
         )
         return result, written
 
@@ -170,7 +204,7 @@ class Infer:
         def record(conn: Connection, now: datetime) -> None:
             if not _decide_if_current(conn, item.stored, None, now):
                 for _, written in fresh:
-                    written.unlink()
+                    written.unlink(missing_ok=True)  # a commit that failed may have been before
                 return
             rows = []
             for result, written in fresh:
@@ -201,6 +235,10 @@ class Infer:
             max_attempts=self.delivery_attempts[destination],
             held=held,
         )
+
+
+def _is_among(uids: Collection[str], identity: ResultIdentity) -> bool:
+    return identity.sop_instance_uid in uids
 
 
 def _decide_if_current(conn: Connection, stored: StoredImage, skip: Skip | None, now: datetime) -> bool:

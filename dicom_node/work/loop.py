@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
@@ -23,6 +23,7 @@ from dicom_node.store.process import Bells
 from dicom_node.store.recovery import take_back
 from dicom_node.telemetry.log import where
 from dicom_node.work.gate import Gate
+from dicom_node.work.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,36 @@ class Lane:
     batch: int
     policy: RetryPolicy
     time_limit_s: float
+    """Of one step, as `pulse` has it."""
     retries_alone: bool = False
+    pulse: Pulse = field(default_factory=Pulse, compare=False)
+    """Beaten at the start of a batch and at each outcome; a handler that takes long beats it in between."""
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _patiently(
+    write: Callable[Concatenate[WorkLoop, _P], _T],
+) -> Callable[Concatenate[WorkLoop, _P], _T]:
+    """Do it again until the database takes it, or the process is to end.
+
+    What is to be written down has happened: an archive has the result, an image is judged. Dropping it for
+    a database that is locked or full would do the work twice, and charge the job for it.
+    """
+
+    def until_written(loop: WorkLoop, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        while True:
+            try:
+                return write(loop, *args, **kwargs)
+            except StoreBusy as error:
+                loop._note_database(error)
+                loop._lane.pulse.step()  # waiting is not hanging
+                if loop._stop.wait(_LOOK_EVERY_S):
+                    raise
+
+    return until_written
 
 
 class WorkLoop:
@@ -108,12 +138,16 @@ class WorkLoop:
         clock: Callable[[], datetime],
         on_hang: Callable[[Sequence[ClaimedJob]], None],
         gate: Gate | None = None,
+        has_room: Callable[[], bool] = lambda: True,
+        last_end: str = "",
     ) -> None:
         """Prepare; `run` does the work.
 
         handler  yields one outcome for each job it is given; each is committed as it comes.
         gate     the circuit breaker of the lane's destination.
-        on_hang  called when a batch takes longer than the lane's time limit (from another thread), or when
+        last_end  how the process before this one ended, where that is known.
+        has_room  is there room on the disk for what this lane makes? Nothing is claimed before.
+        on_hang  called when a step takes longer than the lane's time limit (from another thread), or when
                  one after the other fails for no known reason: only a fresh process may help then.
         """
         self._lane = lane
@@ -125,11 +159,16 @@ class WorkLoop:
         self._clock = clock
         self._on_hang = on_hang
         self._gate = gate
+        self._has_room = has_room
+        self._last_end = last_end
+        self._stop = threading.Event()
+        self._database_is_busy = False
         self._draw = random.SystemRandom().random
         self._failures_in_a_row = 0
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; the batch in hand is ended first."""
+        self._stop = stop
         taken_back = False
         while not stop.is_set():
             try:
@@ -137,11 +176,9 @@ class WorkLoop:
                     self._take_back()
                     taken_back = True
                 pause_s = self._step()
+                self._note_database(None)
             except StoreBusy as error:
-                log.error(
-                    "database busy",
-                    extra={"action": "store-busy", "lane": self._lane.name, "code": error.code},
-                )
+                self._note_database(error)
                 pause_s = _LOOK_EVERY_S
             if pause_s > 0:
                 self._bell.wait(pause_s)
@@ -149,6 +186,8 @@ class WorkLoop:
 
     def _step(self) -> float:
         """Do what is due; return how long to sleep after it."""
+        if not self._has_room():
+            return _LOOK_EVERY_S
         if self._gate is not None:
             self._gate.tidy()
         now = self._clock()
@@ -166,10 +205,30 @@ class WorkLoop:
             self._work(claimed)
         return 0.0
 
+    def _note_database(self, error: StoreBusy | None) -> None:
+        """One line when the database begins to refuse, one when it is back: either may last for hours."""
+        if self._database_is_busy is (error is not None):
+            return
+        self._database_is_busy = error is not None
+        lane = {"kind": self._lane.kind.value, "lane": self._lane.name}
+        if error is not None:
+            log.error(
+                "database busy; this lane waits", extra={"action": "store-busy", "code": error.code, **lane}
+            )
+        else:
+            log.warning("database works again", extra={"action": "store-works", **lane})
+
     def _take_back(self) -> None:
         """Return what earlier holders of this lane left running: we have its lock, so they are gone."""
         with self._database.write() as conn:
-            take_back(conn, self._clock(), kind=self._lane.kind, lane=self._lane.name, owner_gone=True)
+            take_back(
+                conn,
+                self._clock(),
+                kind=self._lane.kind,
+                lane=self._lane.name,
+                leases=None,
+                why=self._last_end,
+            )
 
     def _claim(self, now: datetime) -> list[ClaimedJob]:
         lane = self._lane
@@ -193,15 +252,17 @@ class WorkLoop:
     def _work(self, claimed: list[ClaimedJob]) -> None:
         open_jobs = {job.id: job for job in claimed}
         done = threading.Event()
+        self._lane.pulse.step()
         keeper = threading.Thread(target=self._keep, args=(claimed, done), daemon=True)
         keeper.start()
         try:
             outcomes = self._handler(claimed)
             for outcome in outcomes:
-                must_wait = self._gate is not None and outcome.asked and self._gate.hear(outcome.error)
+                must_wait = self._hear(outcome)
                 others = [job for job in claimed if job.id in open_jobs and job.id != outcome.job.id]
                 ended = [outcome, *self._that_end_with(outcome, outcomes, others, must_wait=must_wait)]
                 self._end(ended, behind_the_gate=must_wait)
+                self._lane.pulse.step()
                 for one in ended:
                     open_jobs.pop(one.job.id, None)
             self._failures_in_a_row = 0
@@ -251,16 +312,21 @@ class WorkLoop:
         return UnexpectedFailure(f"{type(error).__name__} at {where(error)}")
 
     def _keep(self, claimed: list[ClaimedJob], done: threading.Event) -> None:
-        """Renew the leases while the batch runs; cry out if it runs for too long."""
-        started = time.monotonic()
+        """Renew the leases while the batch runs; cry out if one of its steps takes too long."""
         while not done.wait(min(_RENEW_EVERY_S, self._lane.time_limit_s / 2)):
-            if time.monotonic() - started > self._lane.time_limit_s:
+            if self._lane.pulse.seconds() > self._lane.time_limit_s:
                 self._on_hang(claimed)
                 return
             # A database that is busy now may not be at the next turn, and hanging is watched all the same.
             with suppress(StoreBusy), self._database.write() as conn:
                 queue.renew(conn, claimed, self._clock() + timedelta(seconds=_LEASE_S))
 
+    @_patiently
+    def _hear(self, outcome: Outcome) -> bool:
+        """Tell the circuit breaker; must this job, and the rest of its batch, wait for the destination?"""
+        return self._gate is not None and outcome.asked and self._gate.hear(outcome.error)
+
+    @_patiently
     def _end(self, outcomes: Sequence[Outcome], *, behind_the_gate: bool = False) -> None:
         """Commit how jobs ended; behind the gate it costs no attempt, and the gate says when they are due."""
         now = self._clock()

@@ -66,6 +66,8 @@ class Model:
     facts: BundleFacts
     colours: NDArray[np.uint8]
     """The colour map, uint8 (256, 3); index 255 is soft."""
+    joins_frames: bool = True
+    """Is a batch one pass? If it is not, images are better run and finished one by one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,12 @@ from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import dataset_offset
 from dicom_node.dicom.skip import Skip, SkipCode
 from dicom_node.store.database import Database
-from dicom_node.store.files import Layout, digest_from, place_file, require_free_space, sync_file
+from dicom_node.store.files import Layout, digest_from, place_file, sync_file
 from dicom_node.store.images import Novelty, Receipt, is_worth_another_try, record_arrival
 from dicom_node.store.jobs import NewJob, enqueue
 from dicom_node.store.process import Bells
 from dicom_node.store.results import names_result
+from dicom_node.store.room import DiskRoom
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,6 @@ class ReceiveLimits:
     """What is refused at the door."""
 
     object_bytes: int
-    min_free_bytes: int
     infer_max_attempts: int
 
 
@@ -52,6 +52,7 @@ class Reception:
     bells: Bells
     routes: tuple[Route, ...]
     limits: ReceiveLimits
+    room: DiskRoom
     clock: Callable[[], datetime]
 
     def take(self, spooled: Path, arrival: Arrival, *, sop_class_uid: str, sop_instance_uid: str) -> Receipt:
@@ -73,7 +74,7 @@ class Reception:
         size = spooled.stat().st_size
         if size > self.limits.object_bytes:
             raise ObjectTooLarge(f"{size} bytes; limits.object_mib allows {self.limits.object_bytes} bytes")
-        require_free_space(self.layout.root, self.limits.min_free_bytes)
+        self.room.require()
         check_received_uid("Affected SOP Instance UID", sop_instance_uid)
         header = read_header(spooled)
         if (header.sop_class_uid, header.sop_instance_uid) != (sop_class_uid, sop_instance_uid):

@@ -53,7 +53,7 @@ def test_broken_images_end_with_a_reason_and_hold_nobody_up(storescp, tmp_path):
             line = stages.get(ds.SOPInstanceUID)
             assert line is None or line["stage"] == "skipped", line  # None: refused at the door
             if line is not None:
-                assert line["skip_code"] in ("pixels-unreadable", "no-signal", "no-bmode")
+                assert line["skip_code"] in ("pixels-unreadable", "too-large", "no-signal", "no-bmode")
                 assert "DOE" not in line["skip_sentence"]
         assert stages[pydicom.dcmread(good).SOPInstanceUID]["stage"] == "accepted"
         assert len(node.events("role-restart")) == 0
