@@ -218,7 +218,7 @@ def test_a_delivery_whose_asking_never_ends_is_parked(database, delivery):
     for _ in range(2):
         with database.write() as conn:
             claim(conn)
-            take_back(conn, NOW, kind=JobKind.CONFIRM, lane=LANE, owner_gone=True)
+            take_back(conn, NOW, kind=JobKind.CONFIRM, lane=LANE, leases=None)
     with database.read() as conn:
         assert delivery_state(conn, delivery) is DeliveryState.PARKED
 
