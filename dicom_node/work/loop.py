@@ -344,7 +344,8 @@ class WorkLoop:
         for kind, lane in {ring for outcome, _, _ in ended for ring in outcome.rings}:
             self._bells.ring(kind, lane)
         for outcome, words, again in ended:
-            faults.step(f"{outcome.job.kind}.committed")
+            job = outcome.job
+            faults.step(f"{job.kind}.committed")
             # An outage is one event, and the gate has reported it.
             severity = logging.DEBUG if behind_the_gate else logging.WARNING
             log.log(
