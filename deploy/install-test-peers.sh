@@ -20,6 +20,9 @@ missing() {
     if ! find /usr/lib /usr/local/lib -name lmnsd_gtls.so 2>/dev/null | grep -q .; then
         printf 'rsyslog-gnutls '
     fi
+    if [ ! -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ]; then
+        printf 'orthanc-dicomweb '
+    fi
     # By full path: pynetdicom puts commands of the same names into a virtual environment.
     for folder in /usr/bin /usr/local/bin /opt/homebrew/bin; do
         if [ -x "$folder/storescu" ] && [ -x "$folder/storescp" ] && [ -x "$folder/dcmsend" ]; then
@@ -32,7 +35,7 @@ missing() {
 say_how() {
     cat >&2 <<WORDS
 Missing for the tests with real peers: $1
-  Debian, Ubuntu:  apt-get install orthanc dcmtk rsyslog rsyslog-gnutls     (as root)
+  Debian, Ubuntu:  apt-get install orthanc orthanc-dicomweb dcmtk rsyslog rsyslog-gnutls     (as root)
   Fedora:          dnf install dcmtk rsyslog rsyslog-gnutls                 (as root)
   macOS:           brew install dcmtk
   Where the system has no package of Orthanc: the builds that its makers offer.

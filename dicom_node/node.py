@@ -49,7 +49,7 @@ from dicom_node.telemetry.log import where
 from dicom_node.trust.certificates import CertificateName, Expiry
 from dicom_node.trust.contexts import Profile, TlsFiles, client_context, server_context
 from dicom_node.trust.credentials import Credentials
-from dicom_node.trust.files import Secret
+from dicom_node.trust.files import Secret, check_private
 from dicom_node.trust.watch import PeerCertificates, expiries, peer_expiries
 from dicom_node.trust.watch import report as report_expiries
 
@@ -171,13 +171,19 @@ def all_credentials(config: Config) -> list[Credentials]:
 
 
 def certificate_problems(config: Config) -> list[str]:
-    """What is wrong with the files of TLS as they are now: each with the file, the fact, the next step."""
+    """What is wrong with the files of TLS, and with secrets, as they are now: file, fact, next step."""
     problems = []
     for credentials in all_credentials(config):
         try:
             credentials.try_files()
         except NodeError as error:
             problems.append(f"{credentials.files.name}: {error}")
+    for name, section in config.destinations.items():
+        if section.qido_authorization_file is not None:
+            try:
+                check_private(section.qido_authorization_file)
+            except NodeError as error:
+                problems.append(f"destinations.{name}.qido_authorization_file: {error}")
     return problems
 
 
@@ -227,7 +233,9 @@ def qido_servers_of(config: Config) -> dict[str, QidoServer]:
     from dicom_node.network.qido import QidoServer
 
     return {
-        name: QidoServer(name, section.qido_url, section.qido_authorization_file, section.answer_timeout_s)
+        name: QidoServer(
+            name, section.qido_url, Secret(section.qido_authorization_file), section.answer_timeout_s
+        )
         for name, section in config.destinations.items()
         if section.qido_url is not None
     }

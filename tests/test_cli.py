@@ -19,6 +19,7 @@ COMMANDS = (
     "schema",
     "demo",
     "echo",
+    "probe",
     "send",
     "apply",
     "inspect",

@@ -208,3 +208,33 @@ def test_a_fingerprint_may_be_written_as_openssl_prints_it():
     )
     config = parse_config(text + "listen: {" + TLS + "}", folder=Path("/"))
     assert config.peers[0].certificates == ("sha256:" + "ab" * 32, "dns:us1.local")
+
+
+ARCHIVE = "destinations: {archive: {ae_title: PACS, host: pacs.local}}"
+
+
+def archive_with(keys):
+    return MINIMAL.replace(ARCHIVE, f"destinations: {{archive: {{ae_title: PACS, host: pacs.local, {keys}}}}}")
+
+
+def test_who_commits_has_to_be_let_in_to_report():
+    text = archive_with("confirm: commitment")
+    assert parse_config(text, folder=Path("/")).destinations["archive"].commitment_timeout_s == 300
+    stranger = text.replace("[{ae_title: PACS,", "[{ae_title: OTHER,")
+    assert problems(stranger) == (
+        "line 3: destinations.archive.confirm: commitment: the archive calls back to report, and PACS is not in "
+        "peers; add it there with its addresses, or set `confirm: find`",
+    )
+    assert parse_config(stranger + "accept_unknown_peers: true\n", folder=Path("/"))
+
+
+def test_qido_needs_its_url():
+    assert problems(archive_with("confirm: qido")) == (
+        "line 3: destinations.archive.confirm: qido needs `qido_url`: the URL of its DICOMweb service, such as "
+        "https://pacs/dicom-web",
+    )
+    good = archive_with("confirm: qido, qido_url: 'https://pacs/dicom-web', qido_authorization_file: token")
+    section = parse_config(good, folder=Path("/etc/emode")).destinations["archive"]
+    assert section.qido_authorization_file == Path("/etc/emode/token")
+    (problem,) = problems(archive_with("qido_url: 'https://me:secret@pacs/dicom-web'"))
+    assert "destinations.archive.qido_url" in problem

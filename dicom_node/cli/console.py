@@ -121,6 +121,8 @@ _COLOURS = {
     "failed": "red",
     "parked": "red",
     "running": "blue",
+    "yes": "green",
+    "NO": "red",
 }
 
 

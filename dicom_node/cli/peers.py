@@ -1,4 +1,4 @@
-"""echo, send: talk to somebody else's DICOM node."""
+"""echo, probe, send: talk to somebody else's DICOM node."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from dicom_node.core.errors import DestinationUnreachable, NodeError
 from dicom_node.core.identity import is_ae_title
 
 if TYPE_CHECKING:
+    from dicom_node.network.probe import Offer
     from dicom_node.network.scu import RemoteAE
     from dicom_node.network.tls import Agreed
 
@@ -65,6 +66,74 @@ def echo(
         out.print("plain DICOM: not encrypted")
     for name, value in (tls or {}).items():
         out.print(f"  {name.replace('_', ' ')}: {value}", markup=False)
+
+
+def probe(
+    destination: Annotated[str, typer.Argument(help="A destination's name from the configuration.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    json_: JsonOption = False,
+) -> None:
+    """Find out what a destination offers, and which `confirm` to set for it. Stores nothing there."""
+    from dicom_node.network.probe import probe as find_out
+    from dicom_node.node import audit_of, qido_servers_of, remotes_of
+
+    settings = config_or_exit(config)
+    permit(settings, Action.ASK_PEER)
+    remotes = remotes_of(settings, audit_of(settings))
+    if destination not in remotes:
+        leave(f"{destination!r} is not a destination; defined are: {', '.join(remotes)}", EXIT_USAGE)
+    remote = remotes[destination]
+    offer = find_out(remote, qido_servers_of(settings).get(destination))
+    confirm = settings.destinations[destination].confirm
+    advice = _advice(remote, confirm, offer)
+    there = offer.association.ok is True
+    if json_:
+        show_json({"destination": destination, "confirm": confirm, "offer": offer, "advice": advice})
+    else:
+        show_table(
+            f"What {remote} offers",
+            ("what", "offered", "words"),
+            (
+                (what, marked({True: "yes", False: "NO", None: "-"}[found.ok]), found.words)
+                for what, found in (
+                    ("connection", offer.reachable),
+                    ("association", offer.association),
+                    ("C-ECHO", offer.echo),
+                    ("storage of results", offer.storage),
+                    ("C-FIND, Study Root", offer.find),
+                    ("storage commitment", offer.commitment),
+                    ("QIDO-RS", offer.qido),
+                )
+            ),
+        )
+        out.print(advice, markup=False, soft_wrap=True)
+    if not there:
+        raise typer.Exit(EXIT_UNREACHABLE)
+    if not offer.storage.ok or not offer.way(confirm).ok:
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _advice(remote: RemoteAE, confirm: str, offer: Offer) -> str:
+    """What to set, in plain words."""
+    if not offer.association.ok:
+        why = offer.association if offer.reachable.ok else offer.reachable
+        return f"Results cannot be sent. {why.words}"
+    if not offer.storage.ok:
+        return "Results cannot be sent: have it accept Secondary Capture in Explicit VR Little Endian."
+    if confirm == offer.best:
+        now = f"`confirm: {confirm}` is set, and the strongest proof it offers."
+    elif offer.way(confirm).ok:
+        now = f"`confirm: {confirm}` is set and works; the strongest proof it offers is `{offer.best}`."
+    else:
+        now = f"`confirm: {confirm}` is set and cannot work here; set `confirm: {offer.best}`."
+    if offer.best == "commitment":
+        now += (
+            f" For commitment it has to call back: list {remote.ae_title} among `peers`, and have it know "
+            f"{remote.calling_ae_title} at this node's host and port."
+        )
+    if offer.best == "none":
+        now += ' Nothing proves a delivery then: results stay "accepted".'
+    return now
 
 
 def _tls_facts(agreed: Agreed | None) -> dict[str, object] | None:

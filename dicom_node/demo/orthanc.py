@@ -46,6 +46,7 @@ class OrthancSettings:
     stable_age_s: int = 60
     """Seconds without a new instance before a study counts as stable; at least 1."""
     lua_scripts: tuple[Path, ...] = ()
+    plugins: tuple[Path, ...] = ()
     tls: tuple[Path, Path, Path] | None = None
     """Certificate, key and trusted certificates: its port then takes DICOM over TLS only."""
 
@@ -103,7 +104,7 @@ def orthanc_configuration(folder: Path, settings: OrthancSettings) -> dict[str, 
         "SyncStorageArea": False,
         "HttpThreadsCount": 8,
         "SaveJobs": False,
-        "Plugins": [],
+        "Plugins": [str(plugin) for plugin in settings.plugins],
         **_tls(settings.tls),
     }
 

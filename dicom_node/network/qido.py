@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ssl
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
 from dicomweb_client.api import DICOMwebClient
 
-from dicom_node.core.errors import NodeError, QueryRefused
+from dicom_node.core.errors import DestinationUnreachable, NodeError, QueryRefused
+from dicom_node.trust.files import Secret
 
 _SOP_INSTANCE_UID = "00080018"
 _PAGE = 1000
@@ -23,7 +26,8 @@ class QidoServer:
     name: str
     url: str
     """Of the DICOMweb service: what stands before /studies."""
-    authorization_file: Path | None
+    authorization: Secret
+    """What the Authorization header says; read for each question, so that a new token needs no restart."""
     timeout_s: float
 
     def __str__(self) -> str:
@@ -35,18 +39,39 @@ def instances_by_qido(
 ) -> dict[tuple[str, str], set[str] | NodeError]:
     """What the archive lists for each (study, series); one that fails does not take the others along.
 
-    Raises QueryRefused if the authorization file cannot be read.
+    Raises what `Secret.read` raises.
     """
     client = _client(server)
     found: dict[tuple[str, str], set[str] | NodeError] = {}
     for pair in sorted(series):
         try:
-            found[pair] = _listed(client, *pair)
-        except requests.HTTPError as error:
-            found[pair] = QueryRefused(f"{server}: HTTP status {error.response.status_code}{_hint(error)}")
-        except (requests.RequestException, ValueError, TypeError, KeyError, IndexError) as error:
-            found[pair] = QueryRefused(f"{server}: {type(error).__name__}; check `qido_url`")
+            with _errors_of(server):
+                found[pair] = _listed(client, *pair)
+        except NodeError as error:
+            found[pair] = error
     return found
+
+
+def answers_qido(server: QidoServer) -> None:
+    """Ask for a study that nobody has; raises QueryRefused if that is not answered."""
+    client = _client(server)
+    with _errors_of(server):
+        client.search_for_studies(search_filters={"StudyInstanceUID": f"2.25.{uuid.uuid4().int}"}, limit=1)
+
+
+@contextmanager
+def _errors_of(server: QidoServer) -> Iterator[None]:
+    """What the library raises, in our words: its own may quote what the server sent."""
+    try:
+        yield
+    except requests.HTTPError as error:
+        status = error.response.status_code
+        key = "qido_authorization_file" if status in (401, 403) else "qido_url"
+        raise QueryRefused(f"{server}: HTTP status {status}; check `{key}`") from error
+    except requests.ConnectionError as error:
+        raise DestinationUnreachable(f"{server}: {type(error).__name__}; check `qido_url`") from error
+    except (requests.RequestException, ValueError, TypeError, KeyError, IndexError) as error:
+        raise QueryRefused(f"{server}: {type(error).__name__}; check `qido_url`") from error
 
 
 def _client(server: QidoServer) -> DICOMwebClient:
@@ -56,11 +81,9 @@ def _client(server: QidoServer) -> DICOMwebClient:
     trusted = ssl.get_default_verify_paths()
     session.verify = trusted.cafile or trusted.capath or True  # the authorities that this machine trusts
     headers = {}
-    if server.authorization_file is not None:
-        try:
-            headers["Authorization"] = server.authorization_file.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise QueryRefused(f"{server}: {server.authorization_file}: {type(error).__name__}") from error
+    authorization = server.authorization.read()
+    if authorization is not None:
+        headers["Authorization"] = authorization
     client = DICOMwebClient(
         server.url.rstrip("/"), session=session, headers=headers, timeout=server.timeout_s
     )
@@ -78,9 +101,3 @@ def _listed(client: DICOMwebClient, study: str, series: str) -> set[str]:
         if here <= found:
             return found
         found |= here
-
-
-def _hint(error: requests.HTTPError) -> str:
-    if error.response.status_code in (401, 403):
-        return "; check `qido_authorization_file`"
-    return "; check `qido_url`"

@@ -13,7 +13,7 @@ import pytest
 
 from dicom_node.demo.orthanc import find_orthanc
 from peers.dcmtk import StoreScp, find_tool
-from peers.orthanc import Orthanc
+from peers.orthanc import DICOM_WEB, Orthanc
 
 _HOW = "run deploy/install-test-peers.sh"
 
@@ -63,3 +63,10 @@ def dcmtk() -> None:
     missing = [name for name in DCMTK_TOOLS if find_tool(name) is None]
     if missing:
         pytest.skip(f"DCMTK is not installed ({', '.join(missing)}): {_HOW}")
+
+
+@pytest.fixture
+def dicom_web() -> None:
+    """Skip where Orthanc cannot answer DICOMweb."""
+    if not DICOM_WEB.exists():
+        pytest.skip(f"orthanc-dicomweb is not installed: {_HOW}")

@@ -14,6 +14,9 @@ from dicom_node.demo.child import ProgramNotStarted, free_ports
 from dicom_node.demo.orthanc import Modality, OrthancServer, OrthancSettings, find_orthanc
 from peers.loopback import peer_environment
 
+DICOM_WEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+"""Where Debian's package orthanc-dicomweb puts the plug-in."""
+
 
 class Routing(StrEnum):
     """When and what Orthanc forwards by itself; the values name files in `routing/`."""
@@ -43,6 +46,7 @@ class Orthanc:
         overwrite: bool = False,
         storage_commitment: bool = True,
         tls: tuple[Path, Path, Path] | None = None,
+        dicom_web: bool = False,
     ) -> None:
         """Prepare, without starting.
 
@@ -51,6 +55,7 @@ class Orthanc:
                     STABLE_STUDY_EVERYWHERE takes several, with commas between.
         closed      refuse AE titles that are not among the modalities.
         tls         certificate, key, trusted certificates: TLS both ways, and nothing else.
+        dicom_web   answer DICOMweb too; needs the plug-in.
         """
         self.folder = folder
         self.aet = aet
@@ -65,6 +70,7 @@ class Orthanc:
             "overwrite": overwrite,
             "storage_commitment": storage_commitment,
             "tls": tls,
+            "plugins": (DICOM_WEB,) if dicom_web else (),
             "lua_scripts": self._rule(routing, route_to) if routing else (),
         }
         self._server: OrthancServer | None = None
