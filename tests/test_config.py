@@ -214,7 +214,9 @@ ARCHIVE = "destinations: {archive: {ae_title: PACS, host: pacs.local}}"
 
 
 def archive_with(keys):
-    return MINIMAL.replace(ARCHIVE, f"destinations: {{archive: {{ae_title: PACS, host: pacs.local, {keys}}}}}")
+    return MINIMAL.replace(
+        ARCHIVE, f"destinations: {{archive: {{ae_title: PACS, host: pacs.local, {keys}}}}}"
+    )
 
 
 def test_who_commits_has_to_be_let_in_to_report():
@@ -222,16 +224,16 @@ def test_who_commits_has_to_be_let_in_to_report():
     assert parse_config(text, folder=Path("/")).destinations["archive"].commitment_timeout_s == 300
     stranger = text.replace("[{ae_title: PACS,", "[{ae_title: OTHER,")
     assert problems(stranger) == (
-        "line 3: destinations.archive.confirm: commitment: the archive calls back to report, and PACS is not in "
-        "peers; add it there with its addresses, or set `confirm: find`",
+        "line 3: destinations.archive.confirm: commitment: the archive calls back to report, and PACS is not "
+        "in peers; add it there with its addresses, or set `confirm: find`",
     )
     assert parse_config(stranger + "accept_unknown_peers: true\n", folder=Path("/"))
 
 
 def test_qido_needs_its_url():
     assert problems(archive_with("confirm: qido")) == (
-        "line 3: destinations.archive.confirm: qido needs `qido_url`: the URL of its DICOMweb service, such as "
-        "https://pacs/dicom-web",
+        "line 3: destinations.archive.confirm: qido needs `qido_url`: the URL of its DICOMweb service, such "
+        "as https://pacs/dicom-web",
     )
     good = archive_with("confirm: qido, qido_url: 'https://pacs/dicom-web', qido_authorization_file: token")
     section = parse_config(good, folder=Path("/etc/emode")).destinations["archive"]

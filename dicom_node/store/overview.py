@@ -86,7 +86,7 @@ class ImageLine:
         ):
             if state in states:
                 return state.value
-        return "done"
+        return "made"  # and nowhere to go
 
 
 @dataclass(frozen=True, slots=True)
