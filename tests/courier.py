@@ -116,7 +116,15 @@ class Courier:
         """Carry until the end of the `with` block."""
         self.stop.clear()
         self.trail = node.QueuedTrail(node.audit_log_of(self.config))
-        base = node._Base(self.config, self.layout, self.database, self.bells, self.stop, self.trail)
+        base = node._Base(
+            config=self.config,
+            layout=self.layout,
+            database=self.database,
+            bells=self.bells,
+            stop=self.stop,
+            trail=self.trail,
+            last_end="",
+        )
         lanes = node._carrying_lanes(base, node.archives_of(self.config, self.trail))
         self.thread = threading.Thread(target=node._serve_lanes, args=(base, lanes, {}))
         self.thread.start()

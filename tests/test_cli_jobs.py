@@ -81,8 +81,9 @@ class Operator:
 def operator(tmp_path, free_port):
     with Liar(lambda number, ds: answer(0xA900 if number % 2 else 0xC001, "no such thing")) as pacs:
         ports = {"archive": pacs.port, "away": free_port}
-        with Courier(tmp_path, ports, breaker={"failures": 1, "first_pause_s": 3600}) as courier:
-            courier.add(4, "archive", "away")
+        courier = Courier(tmp_path, ports, breaker={"failures": 1, "first_pause_s": 3600})
+        courier.add(4, "archive", "away")
+        with courier:
             courier.wait(lambda: courier.states("archive") == ["parked"] * 4)
             courier.wait(lambda: courier.breaker("away").state is BreakerState.OPEN)
         yield Operator(
