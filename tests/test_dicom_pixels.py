@@ -227,6 +227,26 @@ def test_codestream_larger_than_its_header_is_not_decoded(tmp_path: Path) -> Non
         decoded(write(ds, tmp_path))
 
 
+def test_a_picture_of_a_thousand_scans_is_not_decoded(tmp_path: Path) -> None:
+    """Decoding takes time for each scan over the whole picture: minutes, from a hundred kilobytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(speckle(64, 80)).save(buffer, "JPEG", progressive=True)
+    stream = buffer.getvalue()
+    last = stream[stream.rindex(b"\xff\xda") : -2]
+    for more, outcome in ((0, None), (1000, "more than 100 scans")):
+        ds = as_jpeg(ultrasound(speckle(64, 80)), speckle(64, 80))
+        ds.PixelData = encapsulate([stream[:-2] + last * more + b"\xff\xd9"])
+        ds["PixelData"].VR = "OB"
+        path = write(ds, tmp_path)
+        if outcome is None:
+            assert decoded(path).shape == (64, 80)
+        else:
+            with pytest.raises(PixelsUnreadable, match=outcome):
+                decoded(path)
+
+
 def test_broken_codestream(tmp_path: Path) -> None:
     path = write(as_jpeg(ultrasound(speckle(64, 80)), speckle(64, 80)), tmp_path)
     content = path.read_bytes()

@@ -28,6 +28,9 @@ Bytes = NDArray[np.uint8]
 
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _UNDEFINED = 0xFFFFFFFF
+_START_OF_SCAN = b"\xff\xda"
+_MOST_SCANS = 100
+"""Of one JPEG stream. Baseline has one for each colour at most, progressive about ten."""
 _COLOURS = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_420", "YBR_PARTIAL_422"}
 
 
@@ -172,6 +175,9 @@ def _check_codestream(file: BoundedReader, offset: int, layout: PixelLayout, ind
     # Boundary: the framing of a compressed element (PS3.5 A.4) can be broken in any way.
     except Exception as error:  # noqa: BLE001
         raise PixelsUnreadable(f"frame {index + 1} is not in the file ({type(error).__name__})") from None
+    # Each scan goes over the whole picture again, and thirty bytes are enough for one.
+    if stream.startswith(b"\xff\xd8") and stream.count(_START_OF_SCAN) > _MOST_SCANS:
+        raise PixelsUnreadable(f"the compressed frame has more than {_MOST_SCANS} scans")
     size = codestream_size(stream)
     if size is not None and size != (layout.rows, layout.columns):
         raise PixelsUnreadable(
