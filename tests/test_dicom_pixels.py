@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import tracemalloc
 from pathlib import Path
 
@@ -225,6 +226,26 @@ def test_codestream_larger_than_its_header_is_not_decoded(tmp_path: Path) -> Non
     ds = as_jpeg(ultrasound(speckle(64, 80)), speckle(640, 800))
     with pytest.raises(PixelsUnreadable, match="800 x 640, the header says 80 x 64"):
         decoded(write(ds, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("at", "form", "claim", "words"),
+    [(40, ">H", 400, "400 components in 1 tiles"), (24, ">LL", (1, 1), "1 components in 5120 tiles")],
+)
+def test_jpeg2000_that_claims_too_much_is_not_decoded(
+    tmp_path: Path, at: int, form: str, claim: int | tuple[int, int], words: str
+) -> None:
+    """Four hundred components of 2000 x 2000 pixels took 1.8 GB before the first one was missed."""
+    ds = ultrasound(speckle(64, 80))
+    ds.set_original_encoding(False, True)
+    ds.compress(JPEG2000Lossless, encoding_plugin="pylibjpeg", generate_instance_uid=False)
+    path = write(ds, tmp_path)
+    content = bytearray(path.read_bytes())
+    values = claim if isinstance(claim, tuple) else (claim,)
+    struct.pack_into(form, content, content.index(b"\xff\x4f\xff\x51") + at, *values)
+    path.write_bytes(content)
+    with pytest.raises(PixelsUnreadable, match=words):
+        decoded(path)
 
 
 def test_a_picture_of_a_thousand_scans_is_not_decoded(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class BoundedReader(io.BufferedReader):
         self.size = self.seek(0, SEEK_END)
         self.seek(0)
         self.exhausted = False
-        self.allow()
+        self.allow(_HEADER_BYTES)
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read at most `size` bytes; raise ObjectUnreadable if asked for everything.
@@ -98,10 +98,9 @@ class BoundedReader(io.BufferedReader):
             raise ObjectUnreadable(_TOO_MUCH)
         return super().read(size)
 
-    def allow(self, byte_count: int | None = None) -> None:
-        """Begin a new allowance: so many bytes (None: as many as there are), in so many pieces."""
-        self._reads_left = _READS
-        self._bytes_left = max(4 * self.size, _HEADER_BYTES) if byte_count is None else byte_count
+    def allow(self, byte_count: int) -> None:
+        """Begin a new allowance: so many bytes, in as many pieces as a header may have."""
+        self._reads_left, self._bytes_left = _READS, byte_count
 
 
 @contextmanager
@@ -131,7 +130,8 @@ def read_dataset(file: BoundedReader) -> Dataset:
         # The parser puts errors of its own in the place of ours.
         why = _TOO_MUCH if file.exhausted else f"not a DICOM file, or a broken one ({type(error).__name__})"
         raise ObjectUnreadable(why) from None
-    file.allow()
+    # Whoever decodes may read the header once more, and each byte of the pixels a few times.
+    file.allow(_HEADER_BYTES + 4 * (file.size - file.tell()))
     if not ds.file_meta.get("TransferSyntaxUID"):
         raise ObjectUnreadable("the file meta information names no transfer syntax")
     _check_character_sets(ds)

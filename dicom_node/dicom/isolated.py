@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydicom.pixels.utils import pixel_array
 
 from dicom_node.core.errors import PixelsUnreadable
-from dicom_node.dicom.header import open_part10, pydicom_quiet
+from dicom_node.dicom.header import open_part10, pydicom_quiet, read_dataset
 
 ISOLATED_PLUGINS = frozenset({"gdcm", "pyjpegls"})
 
@@ -47,6 +47,7 @@ def decode_isolated(path: Path, index: int, plugin: str) -> NDArray[np.generic]:
 
 def _child(path: Path, index: int, plugin: str) -> None:
     with open_part10(path) as file, pydicom_quiet():
+        read_dataset(file)  # for its allowance of bytes
         values = pixel_array(file, index=index, decoding_plugin=plugin)
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)

@@ -28,7 +28,10 @@ Bytes = NDArray[np.uint8]
 
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _UNDEFINED = 0xFFFFFFFF
+_SIZ = b"\xff\x4f\xff\x51"
 _START_OF_SCAN = b"\xff\xda"
+_MOST_COMPONENTS, _MOST_TILES = 4, 4096
+"""Of one JPEG 2000 stream. Decoders make room for each before they read any."""
 _MOST_SCANS = 100
 """Of one JPEG stream. Baseline has one for each colour at most, progressive about ten."""
 _COLOURS = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_420", "YBR_PARTIAL_422"}
@@ -178,6 +181,9 @@ def _check_codestream(file: BoundedReader, offset: int, layout: PixelLayout, ind
     # Each scan goes over the whole picture again, and thirty bytes are enough for one.
     if stream.startswith(b"\xff\xd8") and stream.count(_START_OF_SCAN) > _MOST_SCANS:
         raise PixelsUnreadable(f"the compressed frame has more than {_MOST_SCANS} scans")
+    parts, tiles = _jpeg2000_claims(stream)
+    if parts > _MOST_COMPONENTS or tiles > _MOST_TILES:
+        raise PixelsUnreadable(f"the compressed frame claims {parts} components in {tiles} tiles")
     size = codestream_size(stream)
     if size is not None and size != (layout.rows, layout.columns):
         raise PixelsUnreadable(
@@ -190,7 +196,7 @@ def codestream_size(stream: bytes) -> tuple[int, int] | None:
 
     JPEG: first frame header, ISO 10918-1 B.2.2 and ISO 14495-1 C.2.2. JPEG 2000: SIZ, ISO 15444-1 A.5.1.
     """
-    siz = stream.find(b"\xff\x4f\xff\x51")
+    siz = stream.find(_SIZ)
     if 0 <= siz <= 256 and len(stream) >= siz + 24:
         right, bottom, left, top = struct.unpack(">4L", stream[siz + 8 : siz + 24])
         return bottom - top, right - left
@@ -208,6 +214,15 @@ def codestream_size(stream: bytes) -> tuple[int, int] | None:
         # Fill bytes before a marker are legal; anything else carries its own length.
         at += 1 if marker == 0xFF else 2 + struct.unpack(">H", stream[at + 2 : at + 4])[0]
     return None
+
+
+def _jpeg2000_claims(stream: bytes) -> tuple[int, int]:
+    """Components and tiles that a JPEG 2000 stream claims (SIZ, ISO 15444-1 A.5.1); zeros if it is none."""
+    siz = stream.find(_SIZ)
+    if not 0 <= siz <= 256 or len(stream) < siz + 42:
+        return 0, 0
+    right, bottom, _, _, wide, high, x0, y0, parts = struct.unpack(">8LH", stream[siz + 8 : siz + 42])
+    return parts, -(-max(0, right - x0) // max(1, wide)) * -(-max(0, bottom - y0) // max(1, high))
 
 
 def _displayed(

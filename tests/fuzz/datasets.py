@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -15,6 +16,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from fuzz.report import Report
 from fuzz.seeds import LONG_VRS, UNDEFINED, Seed, made, real
@@ -230,33 +233,39 @@ def codestream(rng: random.Random, seed: Seed) -> Content:
 
 
 def codestream_claims(rng: random.Random, seed: Seed) -> Content:
-    """A picture of the right size that claims thousands of components, tiles or scans."""
-    content = bytearray(seed.content)
-    siz = content.find(b"\xff\x4f\xff\x51")
-    if siz > 0:
-        rows, columns = rng.choice(((112, 144), (4096, 4096)))
-        struct.pack_into(">LL", content, siz + 8, columns, rows)
-        if rng.random() < 0.7:
-            tile = rng.choice(((1, 1), (3, 2), (16, 16), (2**31, 2**31)))
-            struct.pack_into(">LL", content, siz + 24, *tile)
-        if rng.random() < 0.7:
-            parts = rng.choice((2, 3, 4, 255, 16384))
-            old = struct.unpack_from(">H", content, siz + 40)[0]
-            one = bytes(content[siz + 42 : siz + 45])
-            content[siz + 40 : siz + 42 + 3 * old] = struct.pack(">H", parts) + one * parts
-            struct.pack_into(">H", content, siz + 6 - 2, min(0xFFFF, 38 + 3 * parts))
-        changed = Seed(seed.name, bytes(content), seed.syntax)
-        size = struct.pack("<H", rows), struct.pack("<H", columns)
-        changed = _again(changed, 0x00280010, seed.encoded(0x00280010, b"US", size[0]))
-        return _again(changed, 0x00280011, seed.encoded(0x00280011, b"US", size[1])).content
-    scan = content.find(b"\xff\xda")
-    if scan > 0:
-        frame = max(content.find(b"\xff\xc0"), 0)
-        content[frame + 1] = rng.choice((0xC0, 0xC1, 0xC2, 0xC2))
-        (length,) = struct.unpack_from(">H", content, scan + 2)
-        again = bytes(content[scan : scan + 2 + length]) + b"\0" * 6
-        content[scan:scan] = again * rng.choice((10, 1000, 30000))
-    return bytes(content)
+    """A picture that claims thousands of components, tiles or scans, and the header agrees with its size."""
+    stream = bytearray(_first_frame(seed))
+    siz = stream.find(b"\xff\x4f\xff\x51")
+    if siz >= 0:
+        rows, columns = rng.choice(((112, 144), (2000, 2000), (4096, 4096)))
+        struct.pack_into(">LL", stream, siz + 8, columns, rows)
+        tile = rng.choice(((columns, rows), (columns, rows), (1, 1), (3, 2), (16, 16), (2**31, 2**31)))
+        struct.pack_into(">LL", stream, siz + 24, *tile)
+        parts, old = rng.choice((1, 3, 4, 255, 2000, 16384)), struct.unpack_from(">H", stream, siz + 40)[0]
+        one = bytes(stream[siz + 42 : siz + 45])
+        stream[siz + 40 : siz + 42 + 3 * old] = struct.pack(">H", parts) + one * parts
+        struct.pack_into(">H", stream, siz + 4, 38 + 3 * parts)
+        changed = _again(seed, 0x00280010, seed.encoded(0x00280010, b"US", struct.pack("<H", rows)))
+        changed = _again(changed, 0x00280011, seed.encoded(0x00280011, b"US", struct.pack("<H", columns)))
+        return _framed(changed, bytes(stream))
+    picture = io.BytesIO()
+    Image.new("L", (144, 112)).save(picture, "JPEG", progressive=True)
+    content = picture.getvalue()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    return _framed(seed, content[:-2] + scan * rng.choice((10, 1000, 30000)) + b"\xff\xd9")
+
+
+def _first_frame(seed: Seed) -> bytes:
+    """The first fragment after the offset table."""
+    at = seed.elements[-1].value_at
+    at += 8 + int(struct.unpack_from("<L", seed.content, at + 4)[0])
+    return seed.content[at + 8 : at + 8 + int(struct.unpack_from("<L", seed.content, at + 4)[0])]
+
+
+def _framed(seed: Seed, stream: bytes) -> bytes:
+    """The file with this as its only frame."""
+    frame = seed.item(b"") + seed.item(stream + b"\0" * (len(stream) % 2)) + seed.end_of_sequence
+    return seed.content[: seed.elements[-1].value_at] + frame
 
 
 def deflate_bomb(rng: random.Random, seed: Seed) -> Content:
