@@ -11,11 +11,16 @@ from typing import Any
 
 from sqlalchemy import select
 
-from dicom_node import node
 from dicom_node.config import Config
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind
 from dicom_node.dicom.services import SECONDARY_CAPTURE
+from dicom_node.node.base import Base
+from dicom_node.node.courier import carrying_lanes
+from dicom_node.node.lanes import serve_lanes
+from dicom_node.node.peers import archives_of
+from dicom_node.node.people import audit_log_of
+from dicom_node.node.values import layout_of, now
 from dicom_node.store import overview
 from dicom_node.store.breakers import load_breaker
 from dicom_node.store.database import open_database
@@ -24,6 +29,7 @@ from dicom_node.store.jobs import NewJob, enqueue
 from dicom_node.store.process import Bells
 from dicom_node.store.results import NewResult, add_delivery, add_result
 from dicom_node.store.schema import deliveries
+from dicom_node.telemetry.audit_trail import QueuedTrail
 from harness import node_config
 from peers.still import breast_still, write
 
@@ -42,9 +48,9 @@ class Courier:
             section |= {"confirm": "none"} | destination
         self.folder = folder
         self.config = Config.model_validate(raw)
-        self.layout = node.layout_of(self.config)
+        self.layout = layout_of(self.config)
         self.layout.create()
-        self.database = open_database(self.layout.database, node.now())
+        self.database = open_database(self.layout.database, now())
         self.bells = Bells(self.layout.bells)
         self.stop = threading.Event()
         self.thread: threading.Thread | None = None
@@ -70,7 +76,7 @@ class Courier:
     def _queue(
         self, ds: Any, digest: str, size: int, destinations: tuple[str, ...], max_attempts: int
     ) -> None:
-        now = node.now()
+        at = now()
         uids = (str(ds.SOPInstanceUID), str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID))
         header = ImageHeader(SECONDARY_CAPTURE, *uids, "1.2.840.10008.1.2.1")
         with self.database.write() as conn:
@@ -82,7 +88,7 @@ class Courier:
                 digest=digest,
                 size_bytes=size,
                 skip=None,
-                now=now,
+                now=at,
             )
             result = add_result(
                 conn,
@@ -98,7 +104,7 @@ class Courier:
                     pane=0,
                     steps={},
                 ),
-                now,
+                at,
             )
             for name in destinations:
                 job = NewJob(
@@ -110,13 +116,13 @@ class Courier:
                     delivery_id=add_delivery(conn, result, name),
                     max_attempts=max_attempts,
                 )
-                enqueue(conn, job, now)
+                enqueue(conn, job, at)
 
     def start(self) -> Courier:
         """Carry until the end of the `with` block."""
         self.stop.clear()
-        self.trail = node.QueuedTrail(node.audit_log_of(self.config))
-        base = node._Base(
+        self.trail = QueuedTrail(audit_log_of(self.config))
+        base = Base(
             config=self.config,
             layout=self.layout,
             database=self.database,
@@ -125,8 +131,8 @@ class Courier:
             trail=self.trail,
             last_end="",
         )
-        lanes = node._carrying_lanes(base, node.archives_of(self.config, self.trail))
-        self.thread = threading.Thread(target=node._serve_lanes, args=(base, lanes, {}))
+        lanes = carrying_lanes(base, archives_of(self.config, self.trail))
+        self.thread = threading.Thread(target=serve_lanes, args=(base, lanes, {}))
         self.thread.start()
         return self
 

@@ -12,7 +12,7 @@ import pytest
 from dicom_node.config import load_config
 from dicom_node.core.errors import TlsFailed
 from dicom_node.network.scu import echo
-from dicom_node.node import remotes_of
+from dicom_node.node.peers import remotes_of
 from harness import EMODE, Node, node_config
 from peers.certificates import Authority, Pair, put
 from peers.still import breast_still, write

@@ -44,7 +44,8 @@ def person(data_dir: Path) -> Person:
 
 def permit(settings: Config, action: Action) -> Person:
     """Let the person go on, or say which role it takes, record the attempt, and leave."""
-    from dicom_node.node import access_of, audit_of, now
+    from dicom_node.node.people import access_of, audit_of
+    from dicom_node.node.values import now
 
     who = person(settings.data_dir)
     try:
@@ -60,7 +61,8 @@ def permit(settings: Config, action: Action) -> Person:
 
 def record_access(settings: Config, who: Person, studies: Iterable[str]) -> None:
     """These studies were shown to this person."""
-    from dicom_node.node import audit_of, now
+    from dicom_node.node.people import audit_of
+    from dicom_node.node.values import now
 
     named = sorted(set(studies))
     trail = audit_of(settings)
@@ -73,7 +75,8 @@ def record_operation(
     settings: Config, who: Person, kind: AuditKind, things: Iterable[Thing], words: str = ""
 ) -> None:
     """This person did something to jobs or destinations."""
-    from dicom_node.node import audit_of, now
+    from dicom_node.node.people import audit_of
+    from dicom_node.node.values import now
 
     all_things = list(things)
     for start in range(0, len(all_things), 2 * _STUDIES_A_RECORD):
@@ -83,7 +86,8 @@ def record_operation(
 
 def record_key_files(settings: Config, problems: list[str]) -> None:
     """The node does not start with these files: a key that others can read is a security alert."""
-    from dicom_node.node import audit_of, now
+    from dicom_node.node.people import audit_of
+    from dicom_node.node.values import now
 
     who = (actor(person(settings.data_dir)),)
     for words in problems:

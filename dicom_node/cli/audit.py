@@ -100,7 +100,8 @@ def list_records(
     json_: JsonOption = False,
 ) -> None:
     """Show who did what, and when; the newest last."""
-    from dicom_node.node import audit_of, now
+    from dicom_node.node.people import audit_of
+    from dicom_node.node.values import now
 
     settings = config_or_exit(config)
     person = permit(settings, Action.READ_AUDIT)
@@ -146,7 +147,7 @@ def list_records(
 
 
 def _log(settings: Config) -> AuditLog:
-    from dicom_node.node import audit_log_of
+    from dicom_node.node.people import audit_log_of
 
     audit = audit_log_of(settings)
     if not audit.segments():

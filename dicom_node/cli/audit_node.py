@@ -20,7 +20,8 @@ class NodeAudit:
 
     def __init__(self, settings: Config, source: Path, text: str) -> None:
         """Prepare; entering records the start, leaving the stop."""
-        from dicom_node.node import audit_log_of, audit_of, layout_of, now, software_version
+        from dicom_node.node.people import audit_log_of, audit_of
+        from dicom_node.node.values import layout_of, now, software_version
 
         self._audit = audit_log_of(settings)
         self._trail = audit_of(settings)

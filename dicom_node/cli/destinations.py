@@ -42,7 +42,7 @@ _TROUBLE = {
 @destinations_app.command(name="list")
 def list_destinations(config: ConfigOption = DEFAULT_CONFIG, json_: JsonOption = False) -> None:
     """Say of each destination, in a sentence, how it is."""
-    from dicom_node.node import layout_of, now
+    from dicom_node.node.values import layout_of, now
 
     settings = config_or_exit(config)
     permit(settings, Action.VIEW_JOBS)
@@ -60,7 +60,7 @@ def try_(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Send to a destination that is left alone now, not at its next try: one result, then all if it works."""
-    from dicom_node.node import layout_of
+    from dicom_node.node.values import layout_of
 
     settings = config_or_exit(config)
     who = permit(settings, Action.SET_BREAKER)

@@ -45,7 +45,8 @@ def apply_model(
     from dicom_node.dicom.reading import read_image
     from dicom_node.dicom.results import write_result
     from dicom_node.dicom.skip import Skip
-    from dicom_node.node import appearance_of, models_of, now, read_limits_of
+    from dicom_node.node.models import models_of
+    from dicom_node.node.values import appearance_of, now, read_limits_of
     from dicom_node.work.make import make_results
 
     settings = config_or_exit(config)
@@ -93,7 +94,7 @@ def inspect(
     from dicom_node.dicom.header import read_header
     from dicom_node.dicom.reading import read_image
     from dicom_node.dicom.skip import Skip
-    from dicom_node.node import read_limits_of, routes_of
+    from dicom_node.node.values import read_limits_of, routes_of
     from dicom_node.work.receive import judge_arrival
 
     settings = config_or_exit(config)

@@ -74,7 +74,7 @@ def list_jobs(
     json_: JsonOption = False,
 ) -> None:
     """List jobs, the newest first, or count them by reason."""
-    from dicom_node.node import layout_of
+    from dicom_node.node.values import layout_of
 
     states = state or [s for s in JobState if s is not JobState.DONE]
     wanted = JobFilter(states, kind or (), lane, study, reason)
@@ -117,7 +117,7 @@ def show(
     json_: JsonOption = False,
 ) -> None:
     """Show one job and everything that happened to it."""
-    from dicom_node.node import layout_of
+    from dicom_node.node.values import layout_of
 
     settings = config_or_exit(config)
     permit(settings, Action.VIEW_JOBS)
@@ -181,7 +181,7 @@ def cancel(
 
 def _chosen(settings: Config, jobs: list[int] | None, wanted: JobFilter, *, everything: bool) -> list[int]:
     """The jobs named, or those that fit; leaves if nothing says which."""
-    from dicom_node.node import layout_of
+    from dicom_node.node.values import layout_of
 
     conditions = bool(wanted.lane or wanted.study or wanted.reason or everything)
     if jobs and conditions:
@@ -250,7 +250,7 @@ def _for_each(
     kind: AuditKind,
     words: str,
 ) -> None:
-    from dicom_node.node import layout_of, now
+    from dicom_node.node.values import layout_of, now
 
     by = f"operator {who.name}"
     changed: list[Thing] = []

@@ -50,7 +50,7 @@ def root(
 ) -> None:
     """Handle options that stand before the command."""
     if show_version:
-        from dicom_node.node import software_version
+        from dicom_node.node.values import software_version
 
         typer.echo(software_version())
         raise typer.Exit

@@ -43,7 +43,8 @@ def echo(
 ) -> None:
     """C-ECHO a destination: is it there, and does it let us in?"""
     from dicom_node.network.scu import echo as c_echo
-    from dicom_node.node import audit_of, remotes_of
+    from dicom_node.node.peers import remotes_of
+    from dicom_node.node.people import audit_of
 
     settings = config_or_exit(config)
     permit(settings, Action.ASK_PEER)
@@ -75,7 +76,8 @@ def probe(
 ) -> None:
     """Find out what a destination offers, and which `confirm` to set for it. Stores nothing there."""
     from dicom_node.network.probe import probe as find_out
-    from dicom_node.node import audit_of, qido_servers_of, remotes_of
+    from dicom_node.node.peers import qido_servers_of, remotes_of
+    from dicom_node.node.people import audit_of
 
     settings = config_or_exit(config)
     permit(settings, Action.ASK_PEER)
@@ -151,7 +153,8 @@ def _tls_facts(agreed: Agreed | None) -> dict[str, object] | None:
 
 
 def _destination(name: str, config: Path) -> RemoteAE:
-    from dicom_node.node import audit_of, remotes_of
+    from dicom_node.node.peers import remotes_of
+    from dicom_node.node.people import audit_of
 
     settings = config_or_exit(config)
     permit(settings, Action.ASK_PEER)

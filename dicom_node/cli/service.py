@@ -68,7 +68,7 @@ def serve(
         warn_about_root()
         text = config.read_text(encoding="utf-8")
         parse_config(text, folder=config.parent.resolve(), source=str(config))  # this very text
-        from dicom_node.node import layout_of, memory_limits_of
+        from dicom_node.node.values import layout_of, memory_limits_of
         from dicom_node.store.folder import require_fit
 
         try:
@@ -81,7 +81,7 @@ def serve(
             on_hangup(supervisor.reload)
             status = supervisor.run()
         raise typer.Exit(status)
-    from dicom_node.node import run_role
+    from dicom_node.node.roles import run_role
 
     try:
         run_role(role, settings, supervised=supervised, last_end=last_end)
@@ -107,7 +107,7 @@ def _refuse_unsafe_files(
     settings: Config, tell: Callable[[Config, list[str]], None] = lambda settings, problems: None
 ) -> None:
     """Leave if a key is open to others, or files of TLS cannot be used: every problem at once."""
-    from dicom_node.node import certificate_problems
+    from dicom_node.node.peers import certificate_problems
 
     problems = certificate_problems(settings)
     if problems:
@@ -121,7 +121,9 @@ def check(
     config: Annotated[Path, typer.Argument(help="Configuration file.")], json_: JsonOption = False
 ) -> None:
     """Check a configuration: every problem at once, or what it means."""
-    from dicom_node.node import access_of, appearance_of, certificate_expiries, layout_of, listening_on
+    from dicom_node.node.peers import certificate_expiries, listening_on
+    from dicom_node.node.people import access_of
+    from dicom_node.node.values import appearance_of, layout_of
     from dicom_node.store.folder import require_fit
 
     settings = config_or_exit(config)

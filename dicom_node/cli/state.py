@@ -40,15 +40,8 @@ def status(
     json_: JsonOption = False,
 ) -> None:
     """Show each image's way through the node, with times: the answer to "where is my study?"."""
-    from dicom_node.node import (
-        WORKER_SHARE,
-        certificate_expiries,
-        certificate_problems,
-        layout_of,
-        now,
-        retention_of,
-        watermarks_of,
-    )
+    from dicom_node.node.peers import certificate_expiries, certificate_problems
+    from dicom_node.node.values import WORKER_SHARE, layout_of, now, retention_of, watermarks_of
 
     settings = config_or_exit(config)
     who = permit(settings, Action.VIEW_STUDIES)
@@ -169,7 +162,7 @@ def studies(
     json_: JsonOption = False,
 ) -> None:
     """List studies, the latest first."""
-    from dicom_node.node import layout_of, retention_of
+    from dicom_node.node.values import layout_of, retention_of
 
     settings = config_or_exit(config)
     who = permit(settings, Action.VIEW_STUDIES)

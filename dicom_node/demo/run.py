@@ -28,7 +28,8 @@ from dicom_node.demo.study import DemoImage, read_study, write_demo_study
 from dicom_node.dicom.reading import read_image
 from dicom_node.dicom.skip import Skip
 from dicom_node.network.scu import Outgoing, RemoteAE, Sent, send
-from dicom_node.node import appearance_of, layout_of, models_of, read_limits_of
+from dicom_node.node.models import models_of
+from dicom_node.node.values import appearance_of, layout_of, read_limits_of
 from dicom_node.store import overview
 from dicom_node.store.database import Database, open_existing_database
 from dicom_node.store.overview import ImageLine

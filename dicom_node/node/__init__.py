@@ -1,0 +1,1 @@
+"""Composition root: turns a configuration into running parts. Knows everybody; nobody knows it."""

@@ -1,0 +1,148 @@
+"""From the configuration to the plain values that the parts take."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from dicom_node.config import Config
+from dicom_node.core.breaker import BreakerPolicy
+from dicom_node.core.job import RetryPolicy
+from dicom_node.core.retention import RetentionPolicy
+from dicom_node.core.room import Watermarks
+from dicom_node.core.rules import PRIORITIES, DeliverWhen, Match, Route
+from dicom_node.dicom.label import LabelSettings
+from dicom_node.dicom.reading import ReadLimits
+from dicom_node.dicom.results import Equipment, ResultSettings
+from dicom_node.store.files import Layout
+from dicom_node.supervise import Role
+
+if TYPE_CHECKING:
+    from dicom_node.work.make import Appearance
+
+
+FOLLOW_CERTIFICATES_S = 60.0
+"""Seconds between two looks at whether certificates and keys were exchanged."""
+
+WORKER_SHARE = 0.5
+"""Of the watermarks. What is below is the reserve of the database and the courier, which only shrinks the
+need for room: it confirms, and so lets copies go."""
+
+
+def now() -> datetime:
+    """The clock that every part is given."""
+    return datetime.now(UTC)
+
+
+def software_version() -> str:
+    """Version of this program."""
+    return version("emode")
+
+
+def layout_of(config: Config) -> Layout:
+    """Where this node's files are."""
+    return Layout(config.data_dir)
+
+
+def routes_of(config: Config) -> tuple[Route, ...]:
+    """The routes, in the order tried."""
+    return tuple(
+        Route(
+            name=section.name,
+            called_ae_title=section.called_ae_title,
+            bundle=section.bundle,
+            destinations=section.destinations,
+            priority=PRIORITIES[section.priority],
+            deliver=DeliverWhen(section.deliver),
+            match=Match(
+                modality=section.match.modality,
+                sop_class=section.match.sop_class,
+                body_part=section.match.body_part,
+                calling_ae_title=section.match.calling_ae_title,
+                description=_compiled(section.match.description),
+                description_not=_compiled(section.match.description_not),
+            ),
+        )
+        for section in config.routes
+    )
+
+
+def appearance_of(config: Config) -> Appearance:
+    """What results look like and say."""
+    from dicom_node.work.make import Appearance
+
+    section = config.results
+    label = LabelSettings(
+        text=section.label.text,
+        soft=section.label.soft,
+        hard=section.label.hard,
+        layout=section.layout,
+        font_file=section.label.font_file,
+    )
+    label.check()  # a wording that the font cannot write is a mistake in the configuration
+    return Appearance(
+        label=label,
+        results=ResultSettings(
+            series_description=section.series_description,
+            series_number_base=section.series_number_base,
+        ),
+        equipment=Equipment(
+            manufacturer=config.equipment.manufacturer,
+            model_name=config.equipment.model_name,
+            device_serial=config.equipment.device_serial_number,
+            software_version=software_version(),
+            station_name=config.equipment.station_name,
+            institution=config.equipment.institution_name,
+        ),
+    )
+
+
+def read_limits_of(config: Config) -> ReadLimits:
+    """What the intake gate refuses to decode."""
+    limits = config.limits
+    return ReadLimits(
+        max_pixels=limits.decoded_megapixels * 1_000_000,
+        max_frames=limits.frames,
+        max_total_pixels=limits.total_megapixels * 1_000_000,
+    )
+
+
+def memory_limits_of(config: Config) -> dict[Role, int]:
+    """MiB that each process may hold in memory."""
+    other = config.limits.process_memory_mib
+    return {
+        Role.RECEIVER: other,
+        Role.WORKER: config.inference.memory_mib,
+        Role.COURIER: other,
+    }
+
+
+def watermarks_of(config: Config) -> Watermarks:
+    """Free space below which images are refused, and from which they are taken again."""
+    low = config.limits.min_free_mib << 20
+    resume = config.limits.resume_free_mib
+    return Watermarks(low, low + low // 4 if resume is None else resume << 20)
+
+
+def retention_of(config: Config) -> RetentionPolicy:
+    """When local copies go."""
+    section = config.retention
+    unproven = {name for name, destination in config.destinations.items() if destination.confirm == "none"}
+    return RetentionPolicy(
+        max_age=timedelta(days=section.days) if section.days is not None else None,
+        max_bytes=int(section.max_gib * 2**30) if section.max_gib is not None else None,
+        accepted_is_enough=frozenset(unproven if section.accepted_is_enough else ()),
+    )
+
+
+def breaker_of(config: Config, destination: str) -> BreakerPolicy:
+    """When a destination is left alone."""
+    section = config.destinations[destination].breaker
+    pauses = RetryPolicy(first_delay_s=section.first_pause_s, factor=2.0, cap_s=section.cap_s)
+    return BreakerPolicy(failures=section.failures, pauses=pauses)
+
+
+def _compiled(pattern: str | None) -> re.Pattern[str] | None:
+    return re.compile(pattern, re.IGNORECASE) if pattern is not None else None

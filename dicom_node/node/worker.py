@@ -1,0 +1,51 @@
+"""The worker: judges, runs the model, builds results. Never opens a network connection."""
+
+from __future__ import annotations
+
+from dicom_node.core.job import JobKind, RetryPolicy
+from dicom_node.node.base import Base
+from dicom_node.node.lanes import serve_lanes
+from dicom_node.node.models import models_of
+from dicom_node.node.values import WORKER_SHARE, appearance_of, read_limits_of, routes_of, watermarks_of
+from dicom_node.store.room import DiskRoom
+from dicom_node.supervise import Role
+from dicom_node.work.infer import Infer
+from dicom_node.work.loop import Lane
+from dicom_node.work.make import warm_up
+from dicom_node.work.receive import INFER_LANE
+
+_INFER_POLICY = RetryPolicy(first_delay_s=0.5, factor=4.0, cap_s=60.0, jitter=0.1)
+
+
+def infer(base: Base) -> None:
+    """Load the bundles, then serve images until told to stop."""
+    config = base.config
+    routes = {route.name: route for route in routes_of(config)}
+    models = models_of(config, sorted({route.bundle for route in routes.values()}))
+    appearance = appearance_of(config)
+    for model in models.values():
+        warm_up(model, appearance)
+    # We hold the worker's lock: whatever an earlier one was writing will never be finished.
+    for left in base.layout.incoming.glob("result-*"):
+        left.unlink(missing_ok=True)
+    handler = Infer(
+        database=base.database,
+        layout=base.layout,
+        routes=routes,
+        models=models,
+        appearance=appearance,
+        limits=read_limits_of(config),
+        delivery_attempts={name: d.retry.max_attempts for name, d in config.destinations.items()},
+    )
+    lane = Lane(
+        JobKind.INFER,
+        INFER_LANE,
+        batch=config.inference.batch_size,
+        policy=_INFER_POLICY,
+        time_limit_s=config.inference.time_limit_s,
+        retries_alone=True,
+        pulse=handler.pulse,
+    )
+    marks = watermarks_of(config).lowered(WORKER_SHARE)
+    room = DiskRoom(base.layout.root, marks, base.layout.full_sign(Role.WORKER), "inference is")
+    serve_lanes(base, {lane: handler}, report={}, has_room=room.has_room)
