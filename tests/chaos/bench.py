@@ -198,6 +198,16 @@ class NodeUnderTest:
         finally:
             connection.close()
 
+    def verify_audit(self) -> str:
+        """What `emode audit verify` finds wrong; empty if nothing."""
+        done = subprocess.run(
+            [str(EMODE), "audit", "verify", "--json", "--config", str(self.config_file)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return "" if done.returncode == 0 else (done.stdout + done.stderr)[-500:]
+
     def _reap(self) -> None:
         if self._process is not None:
             self._process.wait(30)

@@ -100,6 +100,7 @@ def judge(bench: Bench, ledger: Ledger, nuisance: Nuisance, exit_status: int) ->
             for r in ask("SELECT id, kind, error_code FROM jobs WHERE state = 'failed'")
         ],
     )
+    verdict.count("audit trail damaged", list(filter(None, [bench.node.verify_audit()])))
     verdict.count("supervisor left by itself", ["yes"] * bench.node.gave_up)
     verdict.count("end without status 0", [str(exit_status)] if exit_status else [])
     verdict.totals = {
