@@ -293,6 +293,8 @@ def _configuration(folder: Path, port: int, bench: Bench) -> dict[str, Any]:
             },
         ],
         settle={"quiet_s": 3, "max_wait_s": 60},
+        # So little that files are purged while images come.
+        retention={"max_gib": 0.02},
         # Whoever is killed in the middle has used up an attempt; here that happens all the time.
         inference={"max_attempts": 100, "threads": 1},
     )

@@ -13,7 +13,7 @@ from chaos.inflict import Inflictor
 from chaos.plan import draw_plan
 from chaos.report import Report
 from chaos.senders import Ledger, Nuisance, Sender, send_with_dcmtk, send_with_pynetdicom
-from chaos.verdict import Verdict, age_leftovers, judge, unfinished
+from chaos.verdict import Verdict, judge, unfinished
 
 _PER_SECOND = 0.8
 _SAY_EVERY_S = 10.0
@@ -67,9 +67,9 @@ def run_campaign(
         for thread in (*senders, nuisance):
             thread.enough.set()
         quiet = _wait_until_quiet(bench, ledger, quiet_s)
-        # The sweep spares what is young, since it may belong to somebody; nobody is left here.
-        age_leftovers(bench)
+        # Leftovers are swept when a process starts, and now and then.
         bench.node.kill("courier")
+        bench.node.kill("worker")
         time.sleep(1)
         for role in ROLES:
             bench.node.wait_ready(role)

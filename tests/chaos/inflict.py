@@ -15,8 +15,8 @@ from chaos.bench import ROLES, Bench
 from chaos.plan import Fault
 
 _OFFSETS_S = (20, 600, 7200, 3 * 86400, 40 * 86400)
-_NEEDS_START = ("role", "migrate", "takeback", "sweep")
-_SELDOM = ("settle", "purge")
+_NEEDS_START = ("role", "migrate", "takeback", "sweep", "purge")
+_SELDOM = ("settle",)
 _REACHED_WITHIN_S = 25.0
 _PROGRESS_WITHIN_S = 6.0
 
@@ -139,7 +139,7 @@ class Inflictor:
         passes = 1 if room in _NEEDS_START + _SELDOM else dice.choice((1, 1, 2, 3, 5))
         self._node.order(fault.step, f"{action} {passes}")
         if room in _NEEDS_START:
-            self._node.kill("courier" if room == "sweep" else role)
+            self._node.kill("courier" if room in ("sweep", "purge") else role)
         if self._node.obeyed(fault.step, _REACHED_WITHIN_S):
             time.sleep(0.2)  # an order is marked as obeyed a moment before the process dies
             with self._lock:
@@ -163,14 +163,12 @@ class Inflictor:
         return fault.kind if reached else "kill supervisor"
 
     def _leave_orphan(self, dice: random.Random) -> None:
-        """A file without a row, as a kill leaves it, and old enough for the sweep."""
+        """A file without a row, as a kill leaves it."""
         content = dice.randbytes(300)
         name = hashlib.sha256(content).hexdigest()
         path = self._node.data / "source" / name[:2] / f"{name}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.write_bytes(content)
-        long_ago = time.time() - 100 * 86400
-        os.utime(path, (long_ago, long_ago))
 
     # -- what a node stands on ----------------------------------------------------------------
 

@@ -41,6 +41,7 @@ def see_what_is_wrong(bench, judge_again):
     first, second, third, *_ = bench.node.ask(
         "SELECT i.id, i.digest, r.sop_instance_uid, r.id FROM images i"
         " JOIN image_results ON image_id = i.id JOIN results r ON r.id = result_id"
+        " WHERE i.purged_at IS NULL"
     )
     source = data / "source" / first[1][:2] / f"{first[1]}.dcm"
     (data / "result" / "zz").mkdir()
