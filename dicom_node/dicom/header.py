@@ -51,9 +51,12 @@ _HEADER_BYTES = 64 << 20
 """Of all attributes before the pixels that are not stepped over. Scanners write kilobytes, with raw data
 in private attributes some megabytes."""
 
-_READS = 150_000
+_HEADER_READS = 60_000
 """Times that bytes are asked for, two or three an element. Real headers take hundreds; without an end,
 elements inside elements could be walked through over and over, and a thousand bytes each be remembered."""
+
+_PIXEL_READS = 300_000
+"""For the pixels: a few a fragment, and the frames of a cine are fragments."""
 
 _ENCODINGS = {codecs.lookup(name).name for name in python_encoding.values()}
 """Python's names of the encodings that DICOM knows."""
@@ -80,7 +83,7 @@ class BoundedReader(io.BufferedReader):
         self.size = self.seek(0, SEEK_END)
         self.seek(0)
         self.exhausted = False
-        self.allow(_HEADER_BYTES)
+        self.allow(_HEADER_BYTES, _HEADER_READS)
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read at most `size` bytes; raise ObjectUnreadable if asked for everything.
@@ -98,9 +101,9 @@ class BoundedReader(io.BufferedReader):
             raise ObjectUnreadable(_TOO_MUCH)
         return super().read(size)
 
-    def allow(self, byte_count: int) -> None:
-        """Begin a new allowance: so many bytes, in as many pieces as a header may have."""
-        self._reads_left, self._bytes_left = _READS, byte_count
+    def allow(self, byte_count: int, reads: int) -> None:
+        """Begin a new allowance: so many bytes, in so many pieces."""
+        self._bytes_left, self._reads_left = byte_count, reads
 
 
 @contextmanager
@@ -119,7 +122,7 @@ def read_dataset(file: BoundedReader) -> Dataset:
 
     Raises ObjectUnreadable if the bytes are not a DICOM file (PS3.10), or more header than any scanner makes.
     """
-    file.allow(_HEADER_BYTES)
+    file.allow(_HEADER_BYTES, _HEADER_READS)
     try:
         with pydicom_quiet():
             ds = dcmread(file, stop_before_pixels=True, defer_size=_LARGEST_ATTRIBUTE)
@@ -131,7 +134,7 @@ def read_dataset(file: BoundedReader) -> Dataset:
         why = _TOO_MUCH if file.exhausted else f"not a DICOM file, or a broken one ({type(error).__name__})"
         raise ObjectUnreadable(why) from None
     # Whoever decodes may read the header once more, and each byte of the pixels a few times.
-    file.allow(_HEADER_BYTES + 4 * (file.size - file.tell()))
+    file.allow(_HEADER_BYTES + 4 * (file.size - file.tell()), _PIXEL_READS)
     if not ds.file_meta.get("TransferSyntaxUID"):
         raise ObjectUnreadable("the file meta information names no transfer syntax")
     _check_character_sets(ds)
