@@ -22,6 +22,9 @@ from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
 
+from dicom_node.store import overview
+from dicom_node.store.database import open_existing_database
+
 EMODE = Path(sys.executable).parent / "emode"
 
 
@@ -157,14 +160,23 @@ class Node:
 
     def wait_for_stage(self, count: int, *stages: str, timeout_s: float = 90.0) -> list[dict[str, Any]]:
         """Wait until `count` images are known and all of them are in one of these stages."""
-        found: list[dict[str, Any]] = []
 
         def there() -> bool:
-            found[:] = self.images()
-            return len(found) >= count and all(line["stage"] in stages for line in found)
+            found = self._stages()
+            return len(found) >= count and all(stage in stages for stage in found)
 
-        self.wait(there, f"{count} image(s) in {stages}", timeout_s, every_s=0.5)
-        return found
+        self.wait(there, f"{count} image(s) in {stages}", timeout_s, every_s=0.2)
+        return self.images()
+
+    def _stages(self) -> list[str]:
+        """What `emode status` would say; a command for each look would cost more than the node's own work."""
+        data = Path(yaml.safe_load(self.config_file.read_text())["data_dir"])
+        database = open_existing_database(data / "state.sqlite")
+        try:
+            with database.read() as conn:
+                return [line.stage for line in overview.image_lines(conn, study=None, limit=10_000)]
+        finally:
+            database.close()
 
     def wait(
         self, there: Callable[[], Any], what: str, timeout_s: float = 60.0, every_s: float = 0.05
