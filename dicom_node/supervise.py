@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.core import faults
-from dicom_node.memory import family, resident_mib
+from dicom_node.memory import family, is_measurable, resident_mib
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Run until `stop`, or until a role says that its configuration is wrong; return the exit status."""
+        if not is_measurable():
+            log.warning("memory limits cannot be kept on this system", extra={"action": "memory-unwatched"})
         keepers = [threading.Thread(target=self._keep, args=(role,), name=role) for role in Role]
         for keeper in keepers:
             keeper.start()

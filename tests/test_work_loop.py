@@ -16,6 +16,7 @@ from dicom_node.store.jobs import NewJob, cancel, claim, enqueue
 from dicom_node.store.overview import job_history
 from dicom_node.store.process import Bells
 from dicom_node.work.loop import Lane, Outcome, WorkLoop
+from dicom_node.work.pulse import Pulse
 
 
 def now():
@@ -49,9 +50,11 @@ class Bench:
         with self.database.write() as conn:
             return enqueue(conn, job, now())
 
-    def run(self, handler, time_limit_s=30.0):
+    def run(self, handler, time_limit_s=30.0, pulse=None):
         policy = RetryPolicy(first_delay_s=0.01, factor=1.0)
-        lane = Lane(JobKind.INFER, "images", batch=8, policy=policy, time_limit_s=time_limit_s)
+        lane = Lane(
+            JobKind.INFER, "images", batch=8, policy=policy, time_limit_s=time_limit_s, pulse=pulse or Pulse()
+        )
         loop = WorkLoop(
             lane,
             self.database,
@@ -169,3 +172,27 @@ def test_a_job_cancelled_while_it_runs_has_no_effect(bench):
     bench.wait(lambda: bench.history(job)[0].state == JobState.CANCELLED)
     time.sleep(0.2)
     assert effects == []
+
+
+def test_a_batch_of_slow_images_is_no_hang_and_one_that_hangs_in_it_is_found_in_its_own_time(bench):
+    for _ in range(8):
+        bench.add()
+    pulse, go_on, read = Pulse(), threading.Event(), []
+
+    def slow(claimed):
+        for job in claimed:  # like `Infer`: all are read before the first one ends
+            pulse.step()
+            assert not bench.hung.is_set()
+            read.append(job.id)
+            time.sleep(0.5)
+        assert not bench.hung.is_set()
+        pulse.step()
+        go_on.wait(30)
+        return [Outcome(job) for job in claimed]
+
+    bench.run(slow, time_limit_s=2.0, pulse=pulse)
+    bench.wait(lambda: len(read) == 8)
+    began = time.monotonic()
+    bench.wait(bench.hung.is_set)
+    assert time.monotonic() - began < 10  # not eight limits
+    go_on.set()
