@@ -98,10 +98,10 @@ def status(
     for what, states in counts.items():
         text = ", ".join(f"{count} {state}" for state, count in states.items())
         out.print(f"{what}: {text or ('none unfinished' if what == 'jobs' else 'none')}")
-    out.print(f"local copies: {_size(kept.size_bytes)} in {kept.studies} studies")
+    out.print(f"local copies: {_size(kept.size_bytes)} of {_studies(kept.studies)}")
     for held in kept.held_back:
         out.print(
-            f"  {_size(held.size_bytes)} in {held.studies} studies cannot be purged: "
+            f"  {_size(held.size_bytes)} of {_studies(held.studies)} cannot be purged: "
             f"[yellow]{held.reason}[/] ({held.sentence})",
             soft_wrap=True,
         )
@@ -206,6 +206,10 @@ def studies(
             for line in lines
         ),
     )
+
+
+def _studies(count: int) -> str:
+    return f"{count} {'study' if count == 1 else 'studies'}"
 
 
 def _size(count: int) -> str:

@@ -36,7 +36,7 @@ def test_a_purged_image_that_returns_is_made_anew_only_for_a_destination_that_la
         (line,) = node.images()
         assert line["purged_at"]
         assert "purged" in node.emode("status").stdout
-        assert "local copies: 0.0 MiB in 0 studies" in node.emode("status").stdout
+        assert "local copies: 0.0 MiB of 0 studies" in node.emode("status").stdout
         assert node.stop() == 0
     (uid,) = first.sop_instance_uids()
 
