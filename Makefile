@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 CONFIG ?= deploy/emode.yaml
 STUDY ?=
 TESTS ?= tests
+# Most tests wait for other processes: a few at once cost less time than one after the other.
+JOBS ?= 3
 N ?= 25
 CASES ?= 10000
 SEED ?=
@@ -27,7 +29,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 test: install  ## all tests, against real peers (installs them where that is allowed)
 	@sh deploy/install-test-peers.sh || echo "Tests marked 'peers' cannot run without them; see above."
-	$(BIN)/python -P -m pytest $(TESTS)
+	$(BIN)/python -P -m pytest --numprocesses $(JOBS) --dist worksteal $(TESTS)
 
 lint: install  ## style, types, and who may import whom
 	$(BIN)/ruff check .
