@@ -41,8 +41,9 @@ def element_value(ds: Dataset, keyword: str) -> object:
     except Exception:  # noqa: BLE001
         return None
     # pydicom puts the converted element in the raw one's place; results copy the raw one, byte for byte.
+    # Past __setitem__, which converts some elements once more to learn from them, and raises what it likes.
     if as_read is not None:
-        ds[tag] = as_read
+        ds._dict[BaseTag(tag)] = as_read
     return value
 
 
