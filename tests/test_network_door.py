@@ -124,7 +124,12 @@ def test_whoever_breaks_a_rule_is_aborted(receiver: Receiver, calm: Process, nam
         assert peer.read()[0] == ACCEPTED
         peer.send(*BROKEN_RULES[name])
         kinds = [kind for kind, _ in peer.read_all()]
-    assert kinds in ([ABORTED], [RELEASED]) if "release request" in name else kinds == [ABORTED]
+    if "release request" in name:
+        # The release may be answered first; what comes behind it then resets the connection, and a reset
+        # can overtake the answer.
+        assert kinds in ([ABORTED], [RELEASED], [])
+    else:
+        assert kinds == [ABORTED]
 
 
 @pytest.mark.parametrize(
