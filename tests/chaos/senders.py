@@ -138,7 +138,7 @@ class Sender(threading.Thread):
     def _next(self) -> list[Item]:
         count = self._dice.randint(1, 4)
         if not self.enough.is_set() and len(self._mine) < 12:
-            if self._dice.random() < 0.15 and (again := self._ledger.duplicate(self._dice)):
+            if self._dice.random() < 0.3 and (again := self._ledger.duplicate(self._dice)):
                 return [again]
             self._mine += [self._ledger.new() for _ in range(count)]
         # The oldest first, all of one destination: an association has one called AE title.
