@@ -18,6 +18,7 @@ from typing import Any
 
 from dicom_node.core import faults
 from dicom_node.memory import family, is_measurable, resident_mib
+from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +113,17 @@ class Supervisor:
             status, came_up = None, False
             try:
                 status, came_up = self._run_once(role)
-            except OSError as error:  # no process or memory to be had now
-                log.error("process not started", extra={"action": "role-not-started", "code": error.strerror})
+            except Exception as error:  # noqa: BLE001
+                # No process, thread or memory to be had now. Whatever it is, the role must not stay away.
+                log.error(
+                    "process not started",
+                    extra={
+                        "action": "role-not-started",
+                        "role": role.value,
+                        "code": type(error).__name__,
+                        "where": where(error),
+                    },
+                )
             if self._stop.is_set():
                 return
             if status == EXIT_FATAL and started - began > _FATAL_AFTER_S and role not in self._was_ready:
@@ -128,7 +138,13 @@ class Supervisor:
                 "process ended and is started again",
                 extra={"action": "role-restart", "role": role.value, "status": status, "seconds": pause_s},
             )
-            self._tell_ended(role, status)
+            try:
+                self._tell_ended(role, status)
+            except Exception as error:  # noqa: BLE001
+                log.error(
+                    "end of a process not recorded",
+                    extra={"action": "audit-failed", "code": type(error).__name__, "where": where(error)},
+                )
             self._stop.wait(pause_s)
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 

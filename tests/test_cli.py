@@ -3,12 +3,16 @@
 import json
 import re
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pydicom
 import pytest
 import yaml
 
+from dicom_node.store.database import open_database
+from dicom_node.store.files import Layout
+from dicom_node.store.process import sole_holder
 from harness import EMODE, node_config
 from peers.still import breast_still, region, write
 
@@ -82,6 +86,31 @@ def test_the_schema_is_a_json_schema():
 
 def test_status_without_a_node_says_what_to_do(config):
     assert "`emode serve` makes it" in emode("status", "--config", config, status=3)
+
+
+@pytest.mark.parametrize("command", ["status", "studies"])
+def test_a_study_that_never_came_is_said_in_a_sentence(config, tmp_path, command):
+    open_database(tmp_path / "data" / "state.sqlite", datetime.now(UTC)).close()
+    said = emode(command, "--study", "A-4711", "--config", config, status=1)
+    assert "no study with accession number or Study Instance UID A-4711 has arrived" in " ".join(said.split())
+
+
+def test_without_a_configuration_it_says_how_to_name_one(tmp_path):
+    done = subprocess.run(
+        [str(EMODE), "status"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2
+    assert "give --config FILE, or set EMODE_CONFIG" in " ".join(done.stderr.split())
+
+
+def test_a_second_node_on_the_same_folder_leaves_at_once_and_without_a_trace(config, tmp_path):
+    layout = Layout(tmp_path / "data")
+    layout.create()
+    with sole_holder(layout.lock("supervisor"), "supervisor"):
+        said = emode("serve", "--config", config, status=4)
+    assert "already does this work" in said
+    assert "process ready" not in said
+    assert not layout.audit.exists()
 
 
 def test_echo_to_nobody_ends_with_3(config):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import struct
 import tracemalloc
 from pathlib import Path
@@ -84,6 +86,26 @@ def test_what_is_not_dicom_is_unreadable(tmp_path: Path, content: bytes) -> None
 def test_missing_file_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(ObjectUnreadable, match="cannot be opened"):
         read_header(tmp_path / "absent.dcm")
+
+
+@pytest.mark.parametrize("trouble", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_trouble_of_this_machine_is_not_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    """A sender tries again after it, and gives an object up that cannot be understood."""
+
+    class FailingDisk(io.FileIO):
+        def readinto(self, buffer: object, /) -> int:
+            raise trouble
+
+    def no_more_files(path: Path) -> None:
+        raise trouble
+
+    path = saved(breast_image(), tmp_path / "a.dcm")
+    for disk in (FailingDisk, no_more_files):
+        monkeypatch.setattr(io, "FileIO", disk)
+        with pytest.raises(type(trouble)):
+            read_header(path)
 
 
 def test_deflated_is_refused_before_it_inflates(tmp_path: Path) -> None:

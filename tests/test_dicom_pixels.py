@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_node.core.errors import PixelsUnreadable
+from dicom_node.core.errors import DecodingInterrupted, PixelsUnreadable
 from dicom_node.dicom import isolated
 from dicom_node.dicom.header import open_part10, read_dataset
 from dicom_node.dicom.isolated import decode_isolated
@@ -295,9 +298,66 @@ def test_fragile_decoders_fail_in_their_own_process(tmp_path: Path) -> None:
 
 
 def test_decoder_that_does_not_finish_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock alone it says nothing about the image: the machine may have been busy."""
     monkeypatch.setattr(isolated, "_TIMEOUT_S", 0.01)
-    with pytest.raises(PixelsUnreadable, match="did not finish frame 1"):
+    with pytest.raises(DecodingInterrupted, match="did not finish frame 1"):
         decode_isolated(write(ultrasound(speckle(64, 80)), tmp_path), 0, "pyjpegls")
+
+
+def in_place_of_the_decoder(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = folder / "child"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        *((f"kill -{name} $$", DecodingInterrupted) for name in ("KILL", "TERM", "INT", "HUP")),
+        *((f"kill -{name} $$", PixelsUnreadable) for name in ("SEGV", "ABRT", "BUS", "FPE", "ILL", "XCPU")),
+        ("exit 1", DecodingInterrupted),
+        ("exit 65", PixelsUnreadable),
+    ],
+)
+def test_only_what_the_decoder_does_to_itself_is_the_images_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, error: type[Exception]
+) -> None:
+    in_place_of_the_decoder(f"ulimit -c 0; {script}", tmp_path, monkeypatch)
+    with pytest.raises(error):
+        decode_isolated(tmp_path / "a.dcm", 0, "gdcm")
+
+
+def test_decoder_that_uses_up_its_processor_time_is_the_images_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = "from dicom_node.dicom import isolated as i; i._limit_processor_time(1)\nwhile True: pass"
+    in_place_of_the_decoder(f"ulimit -c 0; exec {sys.executable} -c '{endless}'", tmp_path, monkeypatch)
+    with pytest.raises(PixelsUnreadable, match="of processor time"):
+        decode_isolated(tmp_path / "a.dcm", 0, "gdcm")
+
+
+def test_decoder_that_cannot_be_started_says_nothing_about_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    with pytest.raises(DecodingInterrupted, match="could not be started"):
+        decode_isolated(tmp_path / "a.dcm", 0, "gdcm")
+
+
+def test_memory_error_that_pydicom_swallows_is_not_the_images_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*args: object, **kwargs: object) -> None:
+        raise MemoryError
+
+    path = write(as_jpeg(ultrasound(speckle(64, 80)), speckle(64, 80)), tmp_path)
+    monkeypatch.setattr("pydicom.pixels.decoders.pillow.Image.open", no_room)
+    with pytest.raises(MemoryError):
+        decoded(path)
 
 
 def test_unknown_transfer_syntax(tmp_path: Path) -> None:

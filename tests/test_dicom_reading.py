@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import itertools
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from dicom_node.core.errors import NodeError
+from dicom_node.core.errors import DecodingInterrupted, NodeError
 from dicom_node.dicom.content import find_bmode_area
 from dicom_node.dicom.reading import ReadLimits, SourceImage, read_image
 from dicom_node.dicom.regions import read_regions
@@ -352,3 +357,37 @@ def test_damaged_bytes_never_raise_anything_of_their_own(
         assert isinstance(image, Skip | SourceImage)
         said = image.sentence if isinstance(image, Skip) else ""
     assert "Doe" not in said
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+@pytest.mark.parametrize("trouble", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_a_disk_that_fails_anywhere_in_the_file_is_no_skip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception, syntax: str
+) -> None:
+    """A skip is for good; the disk may read the same file tomorrow."""
+    ds = breast_image()
+    if syntax == RLELossless:
+        ds.set_original_encoding(False, True)
+        ds.compress(RLELossless, generate_instance_uid=False)
+    path = saved(ds, tmp_path / "a.dcm")
+    reads = 0
+
+    class FailingDisk(io.FileIO):
+        def readinto(self, buffer: Any, /) -> int | None:
+            nonlocal reads
+            reads += 1
+            if reads == failing:
+                raise trouble
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(io, "FileIO", FailingDisk)
+    for failing in itertools.count(1):  # noqa: B007 - the disk looks at it
+        reads = 0
+        try:
+            image = read_image(path)
+        except DecodingInterrupted:
+            continue
+        assert isinstance(image, SourceImage)
+        break
+    assert failing > 2
+    assert (DecodingInterrupted.permanent, DecodingInterrupted.counted) == (False, True)

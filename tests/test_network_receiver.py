@@ -3,6 +3,8 @@
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pydicom
@@ -20,6 +22,7 @@ from pydicom.uid import (
 
 from dicom_node.dicom.part10 import dataset_offset
 from dicom_node.dicom.services import ULTRASOUND_CLASSES
+from dicom_node.network import scp
 from harness import Receiver, node_config, raw_store
 from peers.still import breast_still, write
 
@@ -247,3 +250,13 @@ def still_works(receiver: Receiver, folder: Path) -> None:
     assert raw_store(receiver.port, US, ds.SOPInstanceUID, raw) == 0x0000
     (line,) = images_of(receiver, ds.SOPInstanceUID)
     assert line["stage"] == "waiting"
+
+
+@pytest.mark.parametrize("trouble", [MemoryError(), OSError(5, "Input/output error")])
+def test_trouble_of_our_machine_asks_the_sender_to_try_again(monkeypatch, trouble):
+    def take(spooled):
+        raise trouble
+
+    monkeypatch.setattr(scp, "_require_whole", lambda event: None)
+    store = SimpleNamespace(_take=take)
+    assert scp.StoreScp._store(store, MagicMock()) == 0xA700

@@ -229,3 +229,15 @@ def test_a_delivery_that_is_purged_takes_its_transactions_items_along(database, 
         conn.execute(delete(jobs))
         conn.execute(delete(deliveries))
         assert conn.execute(select(commitment_items)).all() == []
+
+
+def test_a_late_failure_of_an_earlier_transaction_is_no_news(database, delivery):
+    """Or the job that waits for the newer report would be put back at once, again and again."""
+    ask(database, delivery, "2.25.7")
+    ask(database, delivery, "2.25.8")
+    report(database, "2.25.7", kept=(), failed={"2.25.1": 0x0112})
+    with database.read() as conn:
+        assert not has_news(conn, delivery)
+    report(database, "2.25.8", kept=(), failed={"2.25.1": 0x0112})
+    with database.read() as conn:
+        assert has_news(conn, delivery)

@@ -1,5 +1,6 @@
 """The chained log: every change, removal, insertion, exchange and cut is found; a crash is none."""
 
+import json
 import multiprocessing
 import os
 import resource
@@ -296,3 +297,40 @@ def test_files_are_for_the_nodes_account_alone(log):
         os.umask(old)
     assert log.folder.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in log.folder.iterdir()} == {0o600}
+
+
+def test_a_head_that_cannot_be_written_doubles_no_record(log, monkeypatch, caplog):
+    filled(log, 2)
+
+    def broken(*arguments):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_log.os, "pwrite", broken)
+        log.append([event("durable")])
+        assert caplog.records[-1].action == "audit-head-failed"
+    log.append([event("after")])
+    assert words(log) == ["number 0", "number 1", "durable", "after"]
+    assert log.verify().problem is None
+
+
+def test_without_room_for_the_first_head_nothing_is_kept_and_nothing_is_broken(log, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_log.os, "pwrite", full)
+        with pytest.raises(OSError, match="No space"):
+            log.append([event("lost")])
+    filled(log, 1)
+    assert words(log) == ["number 0"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("n", "6"), ("hash", 7), ("segment", None), ("size", "9")])
+def test_a_head_of_other_types_is_a_finding_and_stops_no_writer(log, name, value):
+    filled(log)
+    path = log.folder / "head"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    assert "missing or unreadable" in log.verify().problem
+    log.append([event("after")])
+    assert words(log)[-1] == "after"

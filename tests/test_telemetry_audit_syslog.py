@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dicom_node.network.collector import Collector
+from dicom_node.telemetry import audit_syslog
 from dicom_node.telemetry.audit_log import AuditLog
 from dicom_node.telemetry.audit_message import Actor, AuditEvent, AuditKind, AuditSource, Outcome, Part
 from dicom_node.telemetry.audit_syslog import Cursor, Forwarder, framed, syslog_message
@@ -161,3 +162,75 @@ def test_a_collector_with_a_certificate_for_somebody_else_gets_nothing(log, auth
     with pytest.raises(OSError, match=r"[Vv]erif|match|certificate"):
         make_forwarder(log, Authority(tmp_path / "other"), collector).step()
     assert collector.lines() == []
+
+
+class Closed:
+    """A collector that takes everything; what it was sent."""
+
+    def __init__(self):
+        self.numbers = []
+
+    def sendall(self, data):
+        self.numbers.append(int(NUMBER.search(data.decode())[1]))
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def taken(log, monkeypatch):
+    monkeypatch.setattr(audit_syslog, "_end_in_order", lambda connection: None)
+    peer = Closed()
+    return peer, Forwarder(log, Cursor(log.folder / "syslog"), lambda: peer, host="node-1")
+
+
+def lost(caplog):
+    return [r for r in caplog.records if getattr(r, "action", "") == "audit-cursor-lost"]
+
+
+@pytest.mark.parametrize("since", [0, 1, 4, 9])
+def test_after_an_older_trail_is_restored_forwarding_says_so_and_goes_on(log, taken, caplog, since):
+    peer, forwarder = taken
+    record(log, 2)
+    kept = {path.name: path.read_bytes() for path in log.folder.iterdir()}
+    record(log, 4)
+    assert forwarder.step() == 6
+    for name, content in kept.items():
+        (log.folder / name).write_bytes(content)
+    record(log, since, Outcome.MINOR)
+    assert forwarder.backlog().records == 2 + since
+    peer.numbers.clear()
+    while forwarder.step():
+        pass
+    assert peer.numbers == list(range(1, 3 + since))
+    assert len(lost(caplog)) == 1
+    record(log)
+    assert forwarder.step() == 1
+
+
+def test_what_cannot_be_read_is_said_once_and_what_comes_after_is_sent(log, taken, caplog):
+    peer, forwarder = taken
+    record(log, 2)
+    forwarder.step()
+    record(log)
+    segment = log.segments()[0]
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join([*lines[:2], lines[2].replace(b"PACS", b"pacs")]))
+    assert [forwarder.step(), forwarder.step()] == [0, 0]
+    assert len(lost(caplog)) == 1
+    record(log)
+    assert forwarder.step() == 1
+    assert peer.numbers == [1, 2, 4]
+
+
+def test_a_segment_moved_away_when_it_was_sent_is_no_loss(log, taken, caplog):
+    peer, forwarder = taken
+    small = AuditLog(log.folder, AuditSource("node-1"), segment_bytes=1)
+    record(small, 2)
+    forwarder.step()
+    record(small)
+    small.segments()[0].unlink()
+    small.segments()[0].unlink()
+    assert forwarder.step() == 1
+    assert peer.numbers == [1, 2, 3]
+    assert lost(caplog) == []

@@ -14,11 +14,13 @@ from dicom_node.telemetry.log import SILENCED, set_up_logging, where
 
 @pytest.fixture(autouse=True)
 def _restore():
-    loggers = [logging.getLogger(name) for name in ("dicom_node", *SILENCED)]
+    loggers = [logging.getLogger(), *(logging.getLogger(name) for name in ("dicom_node", *SILENCED))]
+    last_resort = logging.lastResort
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     hooks = threading.excepthook, sys.excepthook
     yield
     threading.excepthook, sys.excepthook = hooks
+    logging.lastResort = last_resort
     for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
@@ -41,7 +43,8 @@ def test_fields_that_are_not_listed_are_not_written(capsys, style):
 @pytest.mark.filterwarnings("default")
 def test_libraries_are_silent(capsys):
     set_up_logging("debug", "text")
-    for name in ("pydicom", "pynetdicom.events", "highdicom.sc"):
+    # The last two are on no list of ours: nobody without a handler may reach standard error.
+    for name in ("pydicom", "pynetdicom.events", "highdicom.sc", "dicomweb_client.web", "anybody"):
         logging.getLogger(name).error("Invalid value for VR PN: 'DOE^JANE'")
     assert capsys.readouterr().err == ""
 

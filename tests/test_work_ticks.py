@@ -4,6 +4,7 @@ import os
 import sqlite3
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,14 +13,16 @@ from sqlalchemy import select, update
 from dicom_node.core.errors import StoreBusy
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind, JobState
-from dicom_node.core.study import SettlePolicy
+from dicom_node.core.retention import RetentionPolicy
+from dicom_node.core.study import SettlePolicy, StudyState
 from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
 from dicom_node.store.images import record_arrival
 from dicom_node.store.jobs import NewJob, claim, enqueue, renew
 from dicom_node.store.overview import JobFilter, job_lines
 from dicom_node.store.process import Bells
-from dicom_node.store.schema import images, jobs
+from dicom_node.store.schema import images, jobs, studies
+from dicom_node.telemetry.audit_message import AuditKind
 from dicom_node.work.ticks import Ticks
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -55,6 +58,11 @@ def ticks(tmp_path):
         monotonic=Monotonic(),
     )
     database.close()
+
+
+class Told(list):
+    def record(self, event):
+        self.append(event)
 
 
 def receive(ticks, digest="d" * 64):
@@ -187,3 +195,23 @@ def test_readers_that_follow_each_other_do_not_make_the_write_ahead_log_grow(tic
         enough.set()
         for reader in readers:
             reader.join()
+
+
+def test_a_purge_is_audited_and_counted_only_if_something_went(ticks, caplog):
+    caplog.set_level("INFO")
+    told = Told()
+    ticks = replace(ticks, trail=told, retention=RetentionPolicy(max_age=timedelta(days=1)))
+    study = receive(ticks).study_id
+    ticks._purge([study], NOW)  # still being received: held back at the last moment
+    assert told == []
+    assert not [r for r in caplog.records if r.action == "studies-purged"]
+    with ticks.database.write() as conn:
+        conn.execute(update(images).values(decision="accepted"))
+        conn.execute(update(studies).values(state=StudyState.SETTLED))
+    ticks._purge([study], NOW)
+    ticks._purge([study], NOW + timedelta(days=1))
+    (event,) = told
+    assert (event.kind, event.things[0].id) == (AuditKind.STUDY_DELETED, "1.2")
+    assert event.things[0].instances == (("1.2.840.10008.5.1.4.1.1.6.1", 1),)
+    (line,) = [r for r in caplog.records if r.action == "studies-purged"]
+    assert line.count == 1

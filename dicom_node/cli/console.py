@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -49,10 +50,31 @@ DEFAULT_CONFIG = Path("deploy/emode.yaml")
 
 def config_or_exit(path: Path) -> Config:
     """Load the configuration, or print every problem and leave with EXIT_USAGE."""
+    if path == DEFAULT_CONFIG and not path.exists():
+        leave("no configuration is named: give --config FILE, or set EMODE_CONFIG", EXIT_USAGE)
     try:
-        return load_config(path)
+        settings = load_config(path)
     except NodeError as error:
         leave(error, EXIT_USAGE)
+    _require_trusted(path, settings)
+    return settings
+
+
+def _require_trusted(path: Path, settings: Config) -> None:
+    """Behind sudo, leave unless the configuration is the administrators': it says who may do what.
+
+    Otherwise a copy without `access` would make an admin of whoever may type `sudo emode`.
+    """
+    if os.getuid() != 0 or os.environ.get("SUDO_UID", "0") == "0":
+        return
+    node = settings.data_dir.stat().st_uid if settings.data_dir.exists() else 0
+    facts = path.stat()
+    if facts.st_uid not in (0, node) or facts.st_mode & 0o022:
+        leave(
+            f"{path}: behind sudo a configuration has to belong to root or the node's account, and nobody "
+            "else may write to it",
+            EXIT_USAGE,
+        )
 
 
 def leave(error: NodeError | str, status: int) -> NoReturn:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from dicom_node.cli import destinations, files, jobs, peers, service, state
 from dicom_node.cli.audit import audit_app
-from dicom_node.cli.console import EXIT_INCOMPLETE, err
+from dicom_node.cli.console import EXIT_INCOMPLETE, EXIT_UNREACHABLE, err
 from dicom_node.core.errors import NodeError
 
 EPILOG = """
@@ -64,3 +64,8 @@ def main() -> None:
     except NodeError as error:
         err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(EXIT_INCOMPLETE)
+    except PermissionError as error:
+        # The data folder is closed to everybody but the node's account: the usual case of a forgotten sudo.
+        words = f"you may not use {error.filename}; run this as the node's account: sudo emode ..."
+        err.print(f"[bold red]error[/] {escape(words)}", soft_wrap=True)
+        sys.exit(EXIT_UNREACHABLE)

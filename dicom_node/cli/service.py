@@ -70,16 +70,26 @@ def serve(
         parse_config(text, folder=config.parent.resolve(), source=str(config))  # this very text
         from dicom_node.node.values import layout_of, memory_limits_of
         from dicom_node.store.folder import require_fit
+        from dicom_node.store.process import sole_holder
 
         try:
             require_fit(layout_of(settings))  # before any process starts: not half a node
         except NodeError as error:
             leave(error, EXIT_INCOMPLETE)
-        with NodeAudit(settings, config, text) as audit:
-            supervisor = Supervisor(config, text, memory_limits_of(settings), audit.process_ended)
-            stop_on_signal(supervisor.stop)
-            on_hangup(supervisor.reload)
-            status = supervisor.run()
+        layout = layout_of(settings)
+        layout.create()
+        try:
+            # A second one must not start processes, nor write into the audit trail that a node came and went.
+            with (
+                sole_holder(layout.lock("supervisor"), "supervisor"),
+                NodeAudit(settings, config, text) as audit,
+            ):
+                supervisor = Supervisor(config, text, memory_limits_of(settings), audit.process_ended)
+                stop_on_signal(supervisor.stop)
+                on_hangup(supervisor.reload)
+                status = supervisor.run()
+        except AlreadyRunning as error:
+            leave(error, EXIT_FATAL)
         raise typer.Exit(status)
     from dicom_node.node.roles import run_role
 

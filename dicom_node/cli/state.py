@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.markup import escape
 
 from dicom_node.cli.access import permit, record_access
 from dicom_node.cli.console import (
     DEFAULT_CONFIG,
+    EXIT_INCOMPLETE,
     ConfigOption,
     JsonOption,
     LimitOption,
     StudyOption,
     config_or_exit,
+    leave,
     marked,
     opened,
     out,
@@ -51,6 +53,7 @@ def status(
         lanes = unfinished_lanes(conn)
         destinations = overview.destination_lines(conn, list(settings.destinations))
         kept = retention.kept(conn, retention_of(settings))
+    _require_found(study, lines)
     record_access(settings, who, (line.study_instance_uid for line in lines))
     layout = layout_of(settings)
     expiring = [each for each in certificate_expiries(settings) if each.standing is not Standing.GOOD]
@@ -168,6 +171,7 @@ def studies(
     who = permit(settings, Action.VIEW_STUDIES)
     with opened(layout_of(settings).database) as database, database.read() as conn:
         lines = overview.study_lines(conn, study=study, limit=limit, policy=retention_of(settings))
+    _require_found(study, lines)
     record_access(settings, who, (line.study_instance_uid for line in lines))
     if json_:
         show_json(lines)
@@ -215,3 +219,9 @@ def _studies(count: int) -> str:
 def _size(count: int) -> str:
     """Bytes for people."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _require_found(study: str | None, lines: Sequence[object]) -> None:
+    """Leave with a sentence: an empty table for a mistyped number would look like an answer."""
+    if study is not None and not lines:
+        leave(f"no study with accession number or Study Instance UID {study} has arrived", EXIT_INCOMPLETE)

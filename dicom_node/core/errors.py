@@ -111,6 +111,16 @@ class PixelsUnreadable(NodeError):
     next_step = "`emode inspect FILE` says more; the image cannot be used"
 
 
+class DecodingInterrupted(NodeError):
+    """Decoding the pixels was cut short."""
+
+    # Trouble of this machine as far as we know. Counted all the same: an image that takes all the memory
+    # there is does so each time, and must end where a person sees it.
+    permanent = False
+    dimse_status = 0xA700
+    next_step = "look at memory, processes and the data disk; then `emode jobs retry`"
+
+
 class StorageFull(NodeError):
     """There is no room to keep another object safely."""
 

@@ -83,6 +83,7 @@ class BoundedReader(io.BufferedReader):
         self.size = self.seek(0, SEEK_END)
         self.seek(0)
         self.exhausted = False
+        self._trouble: OSError | MemoryError | None = None
         self.allow(_HEADER_BYTES, _HEADER_READS)
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -99,7 +100,26 @@ class BoundedReader(io.BufferedReader):
         if self._reads_left < 0 or self._bytes_left < 0:
             self.exhausted = True
             raise ObjectUnreadable(_TOO_MUCH)
-        return super().read(size)
+        try:
+            return super().read(size)
+        except (OSError, MemoryError) as error:
+            # Remembered, for parsers take it for the end of the file, or put their own errors in its place.
+            self._trouble = error
+            raise
+
+    def raise_trouble(self, error: Exception | None = None) -> None:
+        """Raise the OSError or MemoryError that is this machine's fault and not the file's, if there is one.
+
+        error   what came out of a parser or decoder of this file. An OSError among these says nothing: they
+                raise it for damaged bytes, too. Only what reading itself met is the disk's.
+        """
+        if self._trouble is not None:
+            raise self._trouble
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, MemoryError):
+                raise cause
+            cause = cause.__cause__ or cause.__context__
 
     def allow(self, byte_count: int, reads: int) -> None:
         """Begin a new allowance: so many bytes, in so many pieces."""
@@ -108,10 +128,10 @@ class BoundedReader(io.BufferedReader):
 
 @contextmanager
 def open_part10(path: Path) -> Iterator[BoundedReader]:
-    """Open a received file, or raise ObjectUnreadable if it cannot be opened."""
+    """Open a received file; raise ObjectUnreadable if there is none, OSError if it cannot be opened now."""
     try:
         file = BoundedReader(path)
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ObjectUnreadable(f"the file cannot be opened ({error.strerror})") from error
     with file:
         yield file
@@ -120,7 +140,8 @@ def open_part10(path: Path) -> Iterator[BoundedReader]:
 def read_dataset(file: BoundedReader) -> Dataset:
     """Read everything before the pixels, as raw elements; the file then stands at the pixel element.
 
-    Raises ObjectUnreadable if the bytes are not a DICOM file (PS3.10), or more header than any scanner makes.
+    Raises ObjectUnreadable if the bytes are not a DICOM file (PS3.10), or more header than any scanner makes;
+    OSError or MemoryError, of which the file is not the cause, if this machine cannot read it now.
     """
     file.allow(_HEADER_BYTES, _HEADER_READS)
     try:
@@ -130,9 +151,11 @@ def read_dataset(file: BoundedReader) -> Dataset:
         raise
     # Boundary: what a parser of bytes from the wire may raise has no end.
     except Exception as error:  # noqa: BLE001
+        file.raise_trouble(error)
         # The parser puts errors of its own in the place of ours.
         why = _TOO_MUCH if file.exhausted else f"not a DICOM file, or a broken one ({type(error).__name__})"
         raise ObjectUnreadable(why) from None
+    file.raise_trouble()
     # Whoever decodes may read the header once more, and each byte of the pixels a few times.
     file.allow(_HEADER_BYTES + 4 * (file.size - file.tell()), _PIXEL_READS)
     if not ds.file_meta.get("TransferSyntaxUID"):

@@ -14,7 +14,7 @@ _GROUP_LENGTH_ELEMENT = struct.Struct("<HH2sHL")  # (0002,0000) UL, always Expli
 def dataset_offset(path: Path) -> int:
     """Byte at which the data set begins (PS3.10 7.1).
 
-    Raises ObjectUnreadable if the file does not begin as Part 10 says.
+    Raises ObjectUnreadable if the file does not begin as Part 10 says, OSError if it cannot be read now.
     """
     with path.open("rb") as file:
         head = file.read(_PREAMBLE + 4 + _GROUP_LENGTH_ELEMENT.size)

@@ -12,7 +12,7 @@ from pydicom.encaps import get_frame
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from dicom_node.core.errors import PixelsUnreadable
+from dicom_node.core.errors import DecodingInterrupted, PixelsUnreadable
 from dicom_node.dicom.header import (
     BoundedReader,
     number,
@@ -20,7 +20,7 @@ from dicom_node.dicom.header import (
     text,
     whole_number,
 )
-from dicom_node.dicom.isolated import ISOLATED_PLUGINS, decode_isolated
+from dicom_node.dicom.isolated import ISOLATED_PLUGINS, decode_isolated, is_lost_memory_error
 from dicom_node.dicom.palette import through_palette
 from dicom_node.dicom.services import DECODERS, UNCOMPRESSED
 
@@ -97,7 +97,8 @@ def decode_frame(file: BoundedReader, ds: Dataset, layout: PixelLayout, index: i
     return  uint8 (H, W) grey, or (H, W, 3) RGB; bright is bright whatever the photometric interpretation.
 
     The same bytes give the same array: the plug-in is named by `services.DECODERS`, not found.
-    Raises PixelsUnreadable, and nothing else.
+    Raises PixelsUnreadable if the image is at fault, and nothing else for that. DecodingInterrupted, OSError
+    or MemoryError: this machine is, and another time it may go well.
     """
     syntax = str(ds.file_meta.TransferSyntaxUID)
     if syntax not in UNCOMPRESSED and syntax not in DECODERS:
@@ -116,10 +117,13 @@ def decode_frame(file: BoundedReader, ds: Dataset, layout: PixelLayout, index: i
             else:
                 stored = pixel_array(file, index=index, decoding_plugin=plugin)
             rgb_or_grey = _displayed(stored, ds, layout, little_endian=little_endian)
-    except PixelsUnreadable:
+    except (PixelsUnreadable, DecodingInterrupted):
         raise
-    # Boundary: each decoder raises its own errors; every one means the same here.
+    # Boundary: each decoder raises its own errors; every one but the machine's own means the same here.
     except Exception as error:  # noqa: BLE001
+        file.raise_trouble(error)
+        if is_lost_memory_error(error, plugin):
+            raise MemoryError from None
         raise PixelsUnreadable(
             f"{plugin or 'pydicom'} cannot decode frame {index + 1} ({type(error).__name__})"
         ) from None
@@ -177,7 +181,9 @@ def _check_codestream(file: BoundedReader, offset: int, layout: PixelLayout, ind
         stream = get_frame(file, index, number_of_frames=layout.frames)
     # Boundary: the framing of a compressed element (PS3.5 A.4) can be broken in any way.
     except Exception as error:  # noqa: BLE001
+        file.raise_trouble(error)
         raise PixelsUnreadable(f"frame {index + 1} is not in the file ({type(error).__name__})") from None
+    file.raise_trouble()
     # Each scan goes over the whole picture again, and thirty bytes are enough for one.
     if stream.startswith(b"\xff\xd8") and stream.count(_START_OF_SCAN) > _MOST_SCANS:
         raise PixelsUnreadable(f"the compressed frame has more than {_MOST_SCANS} scans")

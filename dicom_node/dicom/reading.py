@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from pydicom import Dataset
 
-from dicom_node.core.errors import PixelsUnreadable
+from dicom_node.core.errors import DecodingInterrupted, PixelsUnreadable
 from dicom_node.core.image import ImageHeader
 from dicom_node.dicom.burned_in import bears_our_title
 from dicom_node.dicom.colour import measure_colour
@@ -87,9 +87,18 @@ def read_image(path: Path, limits: ReadLimits | None = None) -> Skip | SourceIma
     """Read one file up to its panes, or say why it gets no result.
 
     A cine is judged and read by its middle frame, the earlier of two. Raises ObjectUnreadable or
-    InvalidUid where the file is no DICOM image at all, which the receiver has already refused.
+    InvalidUid where the file is no DICOM image at all, which the receiver has already refused;
+    DecodingInterrupted where this machine, and not the image, is at fault: never a Skip, which is for good.
     """
-    limits = limits or ReadLimits()
+    try:
+        return _read_image(path, limits or ReadLimits())
+    except OSError as error:
+        raise DecodingInterrupted(f"the file cannot be read now ({error.strerror})") from error
+    except MemoryError as error:
+        raise DecodingInterrupted("there is not enough memory") from error
+
+
+def _read_image(path: Path, limits: ReadLimits) -> Skip | SourceImage:
     with open_part10(path) as file:
         ds = read_dataset(file)
         header = header_of(ds)

@@ -33,7 +33,7 @@ def redacted(words: str, path: Path) -> str:
         return ""
     try:
         ds = load_source(path)
-    except NodeError:
+    except (NodeError, OSError, MemoryError):
         return ""
     keywords = [keyword_for_tag(tag) for tag in map(BaseTag, ds.keys()) if tag.group == 0x0010]
     parts: set[str] = set()

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import requests
 from dicomweb_client.api import DICOMwebClient
 
-from dicom_node.core.errors import DestinationUnreachable, NodeError, QueryRefused
+from dicom_node.core.errors import NodeError, QueryRefused
 from dicom_node.trust.files import Secret
 
 _SOP_INSTANCE_UID = "00080018"
@@ -69,7 +69,8 @@ def _errors_of(server: QidoServer) -> Iterator[None]:
         key = "qido_authorization_file" if status in (401, 403) else "qido_url"
         raise QueryRefused(f"{server}: HTTP status {status}; check `{key}`") from error
     except requests.ConnectionError as error:
-        raise DestinationUnreachable(f"{server}: {type(error).__name__}; check `qido_url`") from error
+        # Not DestinationUnreachable: that the web server is away says nothing about C-STORE.
+        raise QueryRefused(f"{server}: {type(error).__name__}; check `qido_url`") from error
     except (requests.RequestException, ValueError, TypeError, KeyError, IndexError) as error:
         raise QueryRefused(f"{server}: {type(error).__name__}; check `qido_url`") from error
 

@@ -186,8 +186,8 @@ class StoreScp:
                 },
             )
             return error.dimse_status
-        except OSError as error:
-            # Our disk, not their object: the sender shall try again.
+        except (OSError, MemoryError) as error:
+            # Our disk or memory, not their object: the sender shall try again.
             log.error(
                 "object not kept",
                 extra={

@@ -36,6 +36,7 @@ _DELIVER_BATCH = 100
 _CONFIRM_BATCH = 500
 _CONFIRM_POLICY = RetryPolicy(first_delay_s=1.0, factor=2.0, cap_s=3600.0, jitter=0.1)
 _REPORT_EXPIRY_S = 86400.0
+_TELL_ENDS_EVERY_S = 10.0
 
 
 def carry(base: Base) -> None:
@@ -43,11 +44,17 @@ def carry(base: Base) -> None:
     config = base.config
     archives = archives_of(config, base.trail)
     lanes = carrying_lanes(base, archives)
+    audited = [handler for handler in lanes.values() if isinstance(handler, Audited)]
     calling = [archive.remote.tls.credentials for archive in archives.values() if archive.remote.tls]
 
     def follow_certificates(*, force: bool = False) -> None:
         for credentials in calling:
             credentials.refresh(force=force)
+
+    def tell_ends() -> None:
+        """The last ends of a batch are committed after it; the next one may be hours away."""
+        for handler in audited:
+            handler.catch_up()
 
     for name, archive in archives.items():
         if archive.remote.tls is not None and archive.remote.tls.verify is Verify.CHAIN:
@@ -66,8 +73,10 @@ def carry(base: Base) -> None:
         others=(
             (follow_certificates, FOLLOW_CERTIFICATES_S),
             (lambda: report_expiries(certificate_expiries(config)), _REPORT_EXPIRY_S),
+            (tell_ends, _TELL_ENDS_EVERY_S),
         ),
         retention=retention_of(config),
+        trail=base.trail,
     )
     scheduler = ticks.start()
     forwarder = forwarder_of(config)
@@ -78,6 +87,7 @@ def carry(base: Base) -> None:
         serve_lanes(base, lanes, report={})
     finally:
         scheduler.shutdown(wait=False)
+        tell_ends()
 
 
 def carrying_lanes(base: Base, archives: Mapping[str, Archive]) -> dict[Lane, Handler]:

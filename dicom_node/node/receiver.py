@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping
+from errno import EADDRINUSE
 from ipaddress import ip_network
 
 from dicom_node.config import Config
@@ -97,7 +99,9 @@ def receive(base: Base) -> None:
         ports = dict(zip(listeners, scp.start(), strict=True))
     except OSError as error:
         tried = " or ".join(str(listener.port) for listener in listeners.values())
-        raise ListenFailed(f"{config.listen.host}:{tried}: {error.strerror}") from error
+        why = os.strerror(error.errno) if error.errno else str(error.strerror)
+        cure = f"; another program has it: ss -ltnp 'sport = :{tried}'" if error.errno == EADDRINUSE else ""
+        raise ListenFailed(f"{config.listen.host}:{tried}: {why}{cure}") from error
     _say_what_is_open(config, ports)
     report_ready(**ports)
     followed_at = time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, update
 
 from dicom_node.core.commitment import (
     COMMITMENT_TRANSITIONS,
@@ -106,12 +106,14 @@ def said_of(conn: Connection, delivery_ids: Collection[int]) -> dict[int, list[S
 
 
 def has_news(conn: Connection, delivery_id: int) -> bool:
-    """Has a report said something of this delivery that was not acted upon yet?"""
-    heard = (ItemState.COMMITTED, ItemState.FAILED)
-    news = select(func.count()).where(
-        commitment_items.c.delivery_id == delivery_id, commitment_items.c.state.in_(heard)
-    )
-    return bool(conn.scalar(news))
+    """Has a report said something of this delivery that its job has to act upon?
+
+    The same as `next_step` acts upon: a commitment whenever it was asked for, a failure only in the newest
+    transaction. A late failure of an earlier one would otherwise wake the job again and again.
+    """
+    said = said_of(conn, [delivery_id]).get(delivery_id, [])
+    failed = bool(said) and said[0].item is ItemState.FAILED
+    return failed or any(each.item is ItemState.COMMITTED for each in said)
 
 
 def close_items(conn: Connection, delivery_id: int) -> None:

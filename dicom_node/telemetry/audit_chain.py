@@ -71,9 +71,14 @@ def unseal(line: bytes) -> Record:
         raise NotARecord("was changed: its content does not match its hash")
     try:
         facts = json.loads(body + b"}")
-        return Record(facts["n"], facts["at"], facts["prev"], facts["message"], written)
+        record = Record(facts["n"], facts["at"], facts["prev"], facts["message"], written)
     except (ValueError, LookupError, TypeError) as error:
         raise NotARecord("is not a record") from error
+    # Anybody can seal anything; a reader that fails over it would prove nothing.
+    texts = (record.at, record.previous, record.message)
+    if type(record.number) is not int or not all(isinstance(text, str) for text in texts):
+        raise NotARecord("is not a record")
+    return record
 
 
 def follow(after: Link, record: Record) -> Link:

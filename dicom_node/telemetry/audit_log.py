@@ -10,7 +10,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,11 +40,17 @@ from dicom_node.telemetry.audit_message import (
     to_xml,
 )
 
+log = logging.getLogger(__name__)
+
 SEGMENT_BYTES = 16 << 20
 """A segment is closed at about this size: some ten thousand records."""
 
 _HEAD_BYTES = 192
 """Within one sector, so that a power cut leaves the old head or the new one."""
+
+_SEGMENT_NAME = re.compile(r"0\d+(_\d+)?\.jsonl")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_LONG_LINE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,20 @@ class Head:
     segment: str
     size: int
     """Bytes of the segment up to and with the last durable record."""
+
+
+def read_head(content: bytes) -> Head:
+    """A head from its file. Raises ValueError for anything that no node wrote, whole as it may look."""
+    try:
+        facts = json.loads(content)
+        number, digest, segment, size = facts["n"], facts["hash"], facts["segment"], facts["size"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError("is not a head") from error
+    numbers = all(type(value) is int and value >= 0 for value in (number, size))
+    texts = isinstance(digest, str) and isinstance(segment, str)
+    if not numbers or not texts or not _HASH.fullmatch(digest) or not _SEGMENT_NAME.fullmatch(segment):
+        raise ValueError("is not a head")
+    return Head(Link(number, digest), segment, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +119,14 @@ class AuditLog:
     def head(self) -> Head | None:
         """How far the trail is durable; None without a trail, or if the file that says so is unreadable."""
         try:
-            facts = json.loads((self.folder / "head").read_bytes())
-            return Head(Link(facts["n"], facts["hash"]), facts["segment"], facts["size"])
-        except (OSError, ValueError, LookupError, TypeError):
+            return read_head((self.folder / "head").read_bytes())
+        except (OSError, ValueError):
             return None
 
     def records(self, after: Head | None = None) -> Iterator[tuple[Record, Head]]:
         """Every record with the place behind it, oldest first, from behind `after` to the durable end.
 
-        Stops silently at what is no record: `verify` is for that.
+        Leaves out silently what is no record: `verify` is for that.
         """
         end = self.head()
         if end is None:
@@ -117,14 +138,39 @@ class AuditLog:
             with segment.open("rb") as file:
                 file.seek(at)
                 for line in file:
+                    at += len(line)
                     try:
                         record = unseal(line)
                     except NotARecord:
-                        break
-                    at += len(line)
+                        continue
                     if record.number > end.link.number:
                         return
                     yield record, Head(record.link, segment.name, at)
+
+    def holds(self, place: Head) -> bool:
+        """Does the record that this place is behind stand there?
+
+        Of a segment that was moved away, it is asked whether what is left follows it.
+        """
+        path = self.folder / place.segment
+        if not path.exists():
+            following = next(self.records(place), None)
+            return following is not None and following[0].previous == place.link.hash
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < place.size:
+                return False
+            reach = _LONG_LINE
+            while True:
+                start = max(0, place.size - reach)
+                file.seek(start)
+                before, _, line = file.read(place.size - start)[:-1].rpartition(b"\n")
+                if before or start == 0:
+                    break
+                reach *= 2
+        try:
+            return unseal(line + b"\n").link == place.link
+        except NotARecord:
+            return False
 
     def latest(self, count: int = 200) -> list[Record]:
         """About the last `count` records at most, oldest first; cheap however long the trail is."""
@@ -171,7 +217,8 @@ class AuditLog:
     def _tail(self, now: datetime) -> tuple[_Tail, list[AuditEvent]]:
         """Where to go on, and what has to be recorded about what was found there."""
         head, segments = self.head(), self.segments()
-        if head is None and not segments:
+        if head is None and not any(path.stat().st_size for path in segments):
+            # An empty segment is what a full disk left of the first record.
             return _Tail(self.folder, START, None, 0), []
         if head is not None and segments and _is_whole(segments[-1], head):
             return _Tail(self.folder, head.link, segments[-1], head.size), []
@@ -243,9 +290,13 @@ class _Tail:
             return
         content = b"".join(self._lines)
         new = not self._segment.exists()
+        # Whatever may fail comes before the records are durable: who is told so writes them again.
+        self._make_room_for_head()
         fd = _opened(self._segment, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             try:
+                if new:
+                    _sync_folder(self._folder)
                 _write_all(fd, content)
                 os.fsync(fd)
             except OSError:
@@ -253,19 +304,33 @@ class _Tail:
                 raise
         finally:
             os.close(fd)
-        if new:
-            _sync_folder(self._folder)
         self._set_head(self._segment.name, self.size + len(content))
+
+    def _make_room_for_head(self) -> None:
+        """The first head needs room on the disk; without one, the next writer would cry wolf."""
+        fd = _opened(self._folder / "head", os.O_WRONLY | os.O_CREAT)
+        try:
+            if os.fstat(fd).st_size < _HEAD_BYTES:
+                os.pwrite(fd, b" " * _HEAD_BYTES, 0)
+        finally:
+            os.close(fd)
 
     def _set_head(self, segment: str, size: int) -> None:
         facts = {"n": self.link.number, "hash": self.link.hash, "segment": segment, "size": size}
         text = json.dumps(facts, separators=(",", ":")).encode().ljust(_HEAD_BYTES - 1) + b"\n"
         # In place and not synced: an older head is as true as the newest, it only proves less.
-        fd = _opened(self._folder / "head", os.O_WRONLY | os.O_CREAT)
+        # So a failure is none of the records, which are durable: the next write sets it.
         try:
-            os.pwrite(fd, text, 0)
-        finally:
-            os.close(fd)
+            fd = _opened(self._folder / "head", os.O_WRONLY | os.O_CREAT)
+            try:
+                os.pwrite(fd, text, 0)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            code = error.strerror or type(error).__name__
+            log.warning(
+                "head of the audit trail not written", extra={"action": "audit-head-failed", "code": code}
+            )
 
 
 class _Proof:
@@ -340,7 +405,7 @@ class _Proof:
         return self._durable_seen and _is_torn(rest) and (self._durable is None or at >= self._durable.size)
 
     def _missing(self) -> str | None:
-        if self._durable is None and self._sizes:
+        if self._durable is None and any(size for _, size in self._sizes):
             return "audit/head is missing or unreadable: whether the end was cut off cannot be told"
         if self._durable is not None and not self._durable_seen:
             last = self._durable.link.number

@@ -23,8 +23,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-from dicom_node.telemetry.audit_chain import GENESIS, Link, Record
-from dicom_node.telemetry.audit_log import AuditLog, Head
+from dicom_node.telemetry.audit_chain import GENESIS, START, Record
+from dicom_node.telemetry.audit_log import AuditLog, Head, read_head
 from dicom_node.telemetry.audit_message import Outcome, from_xml
 
 log = logging.getLogger(__name__)
@@ -81,11 +81,10 @@ class Cursor:
     def load(self) -> Head | None:
         """The place behind the last record that the collector has; None before the first."""
         try:
-            facts = json.loads(self._path.read_bytes())
-            return Head(Link(facts["n"], facts["hash"]), facts["segment"], facts["size"])
+            return read_head(self._path.read_bytes())
         except FileNotFoundError:
             return None
-        except (ValueError, LookupError, TypeError):
+        except ValueError:
             log.warning("cursor unreadable; the trail is sent again", extra={"action": "audit-cursor-lost"})
             return None
 
@@ -125,6 +124,8 @@ class Forwarder:
         self._host = host
         self._first_pause_s = first_pause_s
         self._told_behind = False
+        self._told_lost: Head | None = None
+        """The place of which it was said that the trail does not go on from there."""
 
     def run(self, stop: threading.Event) -> None:
         """Forward until told to stop."""
@@ -150,9 +151,12 @@ class Forwarder:
         durable = self._audit.head()
         if durable is None or (after is not None and after.link == durable.link):
             return 0
-        batch = list(islice(self._audit.records(after), _BATCH))
+        place = self._going_on_from(after, durable)
+        batch = list(islice(self._audit.records(place), _BATCH))
+        if after is not None and (place != after or not batch):
+            self._tell_lost(after)
         if not batch:
-            # The cursor stands where the chain goes no further: verify says why; send what comes after.
+            # The chain goes no further here: verify says why; what comes after is sent.
             return 0
         connection = self._connect()
         try:
@@ -169,9 +173,33 @@ class Forwarder:
         after, durable = self._cursor.load(), self._audit.head()
         if durable is None:
             return Backlog(0, None)
-        count = durable.link.number - (after.link.number if after else 0)
-        oldest = next(self._audit.records(after), None) if count else None
-        return Backlog(count, datetime.fromisoformat(oldest[0].at) if oldest else None)
+        if after is not None and after.link == durable.link:
+            return Backlog(0, None)
+        place = self._going_on_from(after, durable)
+        oldest = next(self._audit.records(place), None)
+        sent = place.link.number if place else 0
+        if oldest is None:
+            return Backlog(durable.link.number - sent, None)
+        if place != after:  # from the start of a segment, whose first record tells how many there are
+            sent = oldest[0].number - 1
+        return Backlog(durable.link.number - sent, datetime.fromisoformat(oldest[0].at))
+
+    def _going_on_from(self, after: Head | None, durable: Head) -> Head | None:
+        """The cursor's place, or the start of its segment if the trail is another one (restored) by now."""
+        if after is None or self._audit.holds(after):
+            return after
+        latest = min(after.segment, durable.segment)
+        older = [path.name for path in self._audit.segments() if path.name <= latest]
+        return Head(START, older[-1], 0) if older else None
+
+    def _tell_lost(self, after: Head) -> None:
+        if self._told_lost == after:
+            return
+        self._told_lost = after
+        log.error(
+            "the audit trail does not go on where forwarding stood; records may come again, or be missing",
+            extra={"action": "audit-cursor-lost", "count": after.link.number},
+        )
 
     def _report(self, error: OSError, failing: bool) -> None:
         backlog = self.backlog()

@@ -101,6 +101,10 @@ def set_up_logging(level: str, style: str) -> None:
         theirs.handlers = [logging.NullHandler()]
         theirs.propagate = False
         theirs.setLevel(logging.CRITICAL)
+    # Whoever is not named above has no way out either: Python would print to standard error what finds no
+    # handler, and some libraries quote what a peer sent.
+    logging.getLogger().handlers = [logging.NullHandler()]
+    logging.lastResort = None
     warnings.simplefilter("ignore")
     threading.excepthook = lambda args: _report_death(args.exc_value)
     sys.excepthook = lambda kind, error, trace: _report_death(error)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from dicom_node.core.delivery import DeliveryState
@@ -38,25 +39,41 @@ class Audited:
     clock: Callable[[], datetime]
     sends: bool
     """True for deliver jobs: the beginning of the transfer is recorded too."""
+    _open: dict[int, Parcel] = field(default_factory=dict)
+    """Parcels of the latest batch that had not moved at its end, as they were: the loop commits its last
+    outcomes after the handler is closed."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[JobOutcome]:
         """Run the handler; one record for each kind of end, with its studies."""
-        before = self._parcels(claimed)
+        self.catch_up()
+        with self._lock:
+            self._open.clear()  # the batch before is committed by now; what is still open did not end in it
+        before = self._parcels([job.delivery_id for job in claimed if job.delivery_id])
         if self.sends:
             waiting = [p for p in before.values() if p.state is DeliveryState.QUEUED]
             self._tell(AuditKind.DELIVERY_BEGUN, waiting, Outcome.SUCCESS)
         try:
             yield from self.handler(claimed)
         finally:
-            after = self._parcels(claimed) if before else {}
-            for state, (kind, outcome) in _TOLD.items():
-                moved = [p for p in after.values() if p.state is state is not before[p.delivery_id].state]
-                self._tell(kind, moved, outcome)
+            with self._lock:
+                self._open.update(before)
+            self.catch_up()
 
-    def _parcels(self, claimed: Sequence[ClaimedJob]) -> dict[int, Parcel]:
+    def catch_up(self) -> None:
+        """Tell what of the latest batch has ended since it was last looked at; from any thread."""
+        with self._lock:
+            after = self._parcels(list(self._open)) if self._open else {}
+            moved = [p for p in after.values() if p.state is not self._open[p.delivery_id].state]
+            for parcel in moved:
+                del self._open[parcel.delivery_id]
+            for state, (kind, outcome) in _TOLD.items():
+                self._tell(kind, [p for p in moved if p.state is state], outcome)
+
+    def _parcels(self, deliveries: list[int]) -> dict[int, Parcel]:
         # A database that is busy is no reason not to deliver.
         with suppress(StoreBusy), self.database.read() as conn:
-            return load_parcels(conn, [job.delivery_id for job in claimed if job.delivery_id])
+            return load_parcels(conn, deliveries)
         return {}
 
     def _tell(self, kind: AuditKind, parcels: Sequence[Parcel], outcome: Outcome) -> None:

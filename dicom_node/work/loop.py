@@ -7,14 +7,22 @@ import random
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
 from dicom_node.core import faults
-from dicom_node.core.errors import NodeError, NodeInTrouble, NotTried, Says, StaleLease, StoreBusy
+from dicom_node.core.errors import (
+    IllegalTransition,
+    NodeError,
+    NodeInTrouble,
+    NotTried,
+    Says,
+    StaleLease,
+    StoreBusy,
+)
 from dicom_node.core.job import JobKind, RetryPolicy, retry_at
 from dicom_node.store import jobs as queue
 from dicom_node.store.database import Database
@@ -341,6 +349,11 @@ class WorkLoop:
                     log.warning(
                         "job was taken away", extra={"action": "stale-lease", **_job_fields(outcome.job)}
                     )
+                except IllegalTransition as error:
+                    # What the job was to change is further on already: another job for the same delivery, or
+                    # a person, was first. Its neighbours must not pay for that.
+                    queue.finish(conn, outcome.job, now, str(error))
+                    ended.append((replace(outcome, error=None, wait=None), "job was overtaken", None))
         for kind, lane in {ring for outcome, _, _ in ended for ring in outcome.rings}:
             self._bells.ring(kind, lane)
         for outcome, words, again in ended:

@@ -16,6 +16,7 @@ from typing import TypeVar
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers import SchedulerNotRunningError
 from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy import Connection, func, select
 
 from dicom_node.core import faults
 from dicom_node.core.errors import StoreBusy
@@ -46,6 +47,10 @@ from dicom_node.store.retention import (
     purgeable,
     remove_unneeded,
 )
+from dicom_node.store.schema import images
+from dicom_node.store.schema import studies as studies_table
+from dicom_node.telemetry.audit_message import Actor, AuditEvent, AuditKind, ObjectKind, Part, Thing
+from dicom_node.telemetry.audit_trail import NO_AUDIT, AuditTrail
 from dicom_node.telemetry.log import where
 from dicom_node.work.leases import LeaseWatch
 
@@ -83,6 +88,8 @@ class Ticks:
     """Further ticks, each with its seconds between; these come once at the start as well."""
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
     monotonic: Callable[[], float] = time.monotonic
+    trail: AuditTrail = NO_AUDIT
+    """Is told of each study whose local copies are deleted."""
     _leases: LeaseWatch = field(default_factory=LeaseWatch)
     _unchanged: dict[Path, tuple[int, int, float]] = field(default_factory=dict)
     """Files in `incoming`: size, time of the last write, and since when (monotonic) they are so."""
@@ -202,14 +209,22 @@ class Ticks:
         return chosen
 
     def _purge(self, studies: Sequence[int], now: datetime) -> None:
+        count = 0
         for study in studies:
             with self.database.write() as conn:
+                thing, before = _what_goes(conn, study), _purged_at(conn, study)
                 files = purge_study(conn, study, self.retention, now)
+                # Not by the files: each of them may be another study's too, and stay.
+                gone = _purged_at(conn, study) != before
                 faults.step("purge.changed")
             faults.step("purge.committed")
+            if gone:  # not what was held back at the last moment
+                count += 1
+                actor = Actor("courier", Part.APPLICATION, requestor=True)
+                self.trail.record(AuditEvent(AuditKind.STUDY_DELETED, now, (actor,), (thing,)))
             self._remove(files)
-        if studies:
-            log.info("local copies purged", extra=_fields("studies-purged", len(studies)))
+        if count:
+            log.info("local copies purged", extra=_fields("studies-purged", count))
 
     def bound_wal(self) -> None:
         """Bring the write-ahead log back to the start of its file, where readers kept it from going there."""
@@ -265,6 +280,22 @@ class Ticks:
             with self.database.write() as conn:
                 count += remove_unneeded(conn, self.layout, some)
         return count
+
+
+def _purged_at(conn: Connection, study: int) -> datetime | None:
+    return conn.scalar(select(studies_table.c.purged_at).where(studies_table.c.id == study))
+
+
+def _what_goes(conn: Connection, study: int) -> Thing:
+    """A study with the images that are still here; one on two routes is one."""
+    uid = conn.scalar(select(studies_table.c.study_instance_uid).where(studies_table.c.id == study))
+    counts = conn.execute(
+        select(images.c.sop_class_uid, func.count(images.c.sop_instance_uid.distinct()))
+        .where(images.c.study_id == study, images.c.purged_at.is_(None))
+        .group_by(images.c.sop_class_uid)
+        .order_by(images.c.sop_class_uid)
+    ).all()
+    return Thing(ObjectKind.STUDY, uid or "", tuple((sop_class, count) for sop_class, count in counts))
 
 
 _Item = TypeVar("_Item")
