@@ -289,11 +289,15 @@ def receive_configuration() -> tuple[str, Path, str, str]:
 
     Source, folder and text of the configuration, and how the process before this one ended, in words.
     """
-    handed = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit(1)  # the supervisor was gone before it could hand anything over
+    handed = json.loads(line)
     return handed["source"], Path(handed["folder"]), handed["text"], handed["last_end"]
 
 
 def report_ready(**facts: Any) -> None:
     """In a supervised process: tell the supervisor that work can begin."""
-    sys.stdout.write(json.dumps(facts) + "\n")
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):  # it is gone; the end of our input says so too
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()

@@ -75,7 +75,10 @@ def serve(
         try:
             require_fit(layout_of(settings))  # before any process starts: not half a node
         except NodeError as error:
-            leave(error, EXIT_INCOMPLETE)
+            if error.permanent:
+                leave(error, EXIT_INCOMPLETE)
+            # A disk that is full for the moment, or a busy database: the processes wait for their turn.
+            log.warning("data folder not looked at", extra={"action": "folder-unknown", "code": error.code})
         layout = layout_of(settings)
         layout.create()
         try:
