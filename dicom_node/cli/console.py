@@ -77,6 +77,13 @@ def _require_trusted(path: Path, settings: Config) -> None:
         )
 
 
+def require_destination(settings: Config, name: str) -> None:
+    """Leave with the names there are, unless this is one of them."""
+    if name not in settings.destinations:
+        names = ", ".join(settings.destinations)
+        leave(f"{name!r} is not a destination; defined are: {names}", EXIT_USAGE)
+
+
 def leave(error: NodeError | str, status: int) -> NoReturn:
     """Print what went wrong and end the command."""
     err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)

@@ -10,13 +10,12 @@ import typer
 from dicom_node.cli.access import permit, record_operation
 from dicom_node.cli.console import (
     DEFAULT_CONFIG,
-    EXIT_USAGE,
     ConfigOption,
     JsonOption,
     config_or_exit,
-    leave,
     opened,
     out,
+    require_destination,
     show_json,
 )
 from dicom_node.core.access import Action
@@ -64,9 +63,7 @@ def try_(
 
     settings = config_or_exit(config)
     who = permit(settings, Action.SET_BREAKER)
-    if name not in settings.destinations:
-        names = ", ".join(settings.destinations)
-        leave(f"{name!r} is not a destination; defined are: {names}", EXIT_USAGE)
+    require_destination(settings, name)
     layout = layout_of(settings)
     with opened(layout.database) as database, database.write() as conn:
         state = try_destination(conn, name)

@@ -20,10 +20,12 @@ from dicom_node.cli.console import (
     leave,
     marked,
     out,
+    require_destination,
     show_json,
     show_table,
 )
 from dicom_node.cli.files import part10_files
+from dicom_node.config import Config
 from dicom_node.core.access import Action
 from dicom_node.core.errors import DestinationUnreachable, NodeError
 from dicom_node.core.identity import is_ae_title
@@ -43,16 +45,10 @@ def echo(
 ) -> None:
     """C-ECHO a destination: is it there, and does it let us in?"""
     from dicom_node.network.scu import echo as c_echo
-    from dicom_node.node.peers import remotes_of
-    from dicom_node.node.people import audit_of
 
-    settings = config_or_exit(config)
-    permit(settings, Action.ASK_PEER)
-    remotes = remotes_of(settings, audit_of(settings))
-    if destination not in remotes:
-        leave(f"{destination!r} is not a destination; defined are: {', '.join(remotes)}", EXIT_USAGE)
+    _, remote = _asked(destination, config)
     try:
-        answer = c_echo(remotes[destination])
+        answer = c_echo(remote)
     except NodeError as error:
         if json_:
             show_json({"destination": destination, "ok": False, "code": error.code, "error": str(error)})
@@ -62,11 +58,22 @@ def echo(
     if json_:
         show_json({"destination": destination, "ok": True, "seconds": answer.seconds, "tls": tls})
         return
-    out.print(f"{remotes[destination]} answered C-ECHO in {answer.seconds:.3f} s", markup=False)
+    out.print(f"{remote} answered C-ECHO in {answer.seconds:.3f} s", markup=False)
     if tls is None:
         out.print("plain DICOM: not encrypted")
     for name, value in (tls or {}).items():
         out.print(f"  {name.replace('_', ' ')}: {value}", markup=False)
+
+
+def _asked(destination: str, config: Path) -> tuple[Config, RemoteAE]:
+    """The configuration, and the destination that this person may ask something."""
+    from dicom_node.node.peers import remotes_of
+    from dicom_node.node.people import audit_of
+
+    settings = config_or_exit(config)
+    permit(settings, Action.ASK_PEER)
+    require_destination(settings, destination)
+    return settings, remotes_of(settings, audit_of(settings))[destination]
 
 
 def probe(
@@ -76,15 +83,9 @@ def probe(
 ) -> None:
     """Find out what a destination offers, and which `confirm` to set for it. Stores nothing there."""
     from dicom_node.network.probe import probe as find_out
-    from dicom_node.node.peers import qido_servers_of, remotes_of
-    from dicom_node.node.people import audit_of
+    from dicom_node.node.peers import qido_servers_of
 
-    settings = config_or_exit(config)
-    permit(settings, Action.ASK_PEER)
-    remotes = remotes_of(settings, audit_of(settings))
-    if destination not in remotes:
-        leave(f"{destination!r} is not a destination; defined are: {', '.join(remotes)}", EXIT_USAGE)
-    remote = remotes[destination]
+    settings, remote = _asked(destination, config)
     offer = find_out(remote, qido_servers_of(settings).get(destination))
     confirm = settings.destinations[destination].confirm
     advice = _advice(remote, confirm, offer)

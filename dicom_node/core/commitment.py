@@ -139,20 +139,27 @@ class Step(StrEnum):
     ASK = "ask"
 
 
-def next_step(said: Sequence[Said], now: datetime, timeout: timedelta) -> Step:
-    """What to do about a delivery whose transactions, newest first, brought this.
-
-    timeout  time that a report may take.
+def step_heard(said: Sequence[Said]) -> Step | None:
+    """What the reports so far ask for; None if they leave everything open.
 
     A commitment counts whenever it was asked for; of failures only the newest transaction's does.
     """
     if any(each.item is ItemState.COMMITTED for each in said):
         return Step.CONFIRM
+    return Step.REMEDY if said and said[0].item is ItemState.FAILED else None
+
+
+def next_step(said: Sequence[Said], now: datetime, timeout: timedelta) -> Step:
+    """What to do about a delivery whose transactions, newest first, brought this.
+
+    timeout  time that a report may take.
+
+    """
+    if (heard := step_heard(said)) is not None:
+        return heard
     if not said:
         return Step.ASK
     newest = said[0]
-    if newest.item is ItemState.FAILED:
-        return Step.REMEDY
     # An end further away than any that is set was written before the clock was set back.
     due_later = timedelta(0) < newest.expires_at - now <= timeout
     return Step.WAIT if newest.transaction is CommitmentState.ASKED and due_later else Step.ASK

@@ -18,6 +18,7 @@ from dicom_node.core.commitment import (
     ItemState,
     Report,
     Said,
+    step_heard,
 )
 from dicom_node.core.errors import IllegalTransition
 from dicom_node.core.job import JobKind
@@ -108,12 +109,9 @@ def said_of(conn: Connection, delivery_ids: Collection[int]) -> dict[int, list[S
 def has_news(conn: Connection, delivery_id: int) -> bool:
     """Has a report said something of this delivery that its job has to act upon?
 
-    The same as `next_step` acts upon: a commitment whenever it was asked for, a failure only in the newest
-    transaction. A late failure of an earlier one would otherwise wake the job again and again.
+    Only what its next step acts upon: anything else would wake the job again and again.
     """
-    said = said_of(conn, [delivery_id]).get(delivery_id, [])
-    failed = bool(said) and said[0].item is ItemState.FAILED
-    return failed or any(each.item is ItemState.COMMITTED for each in said)
+    return step_heard(said_of(conn, [delivery_id]).get(delivery_id, [])) is not None
 
 
 def close_items(conn: Connection, delivery_id: int) -> None:
