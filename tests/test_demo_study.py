@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, MediaStorageDi
 from dicom_node.core.identity import is_uid
 from dicom_node.demo.study import CINE_FRAMES, STILL_SEEDS, DemoImage, read_study, write_demo_study
 from peers.still import breast_still, write
-from training.simulate import TEST_SEEDS, simulate_pair
+from training.simulator.simulate import TEST_SEEDS, simulate_pair
 
 SINGLE = "1.2.840.10008.5.1.4.1.1.6.1"
 MULTIFRAME = "1.2.840.10008.5.1.4.1.1.3.1"

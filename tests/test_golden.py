@@ -23,7 +23,7 @@ from dicom_node.work.receive import INFER_LANE, ReceiveLimits, Reception
 from model.bundle import DEFAULT_BUNDLE, read_bundle
 from model.predict import Predictor
 from peers.still import breast_still, region, write
-from training.dicom import ImageSkipped, tensors_from_dicom
+from training.pairs.dicom import ImageSkipped, tensors_from_dicom
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

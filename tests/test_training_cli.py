@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from model.bundle import read_bundle
 from test_training_fit import SETTINGS
-from training.cli import app, main
+from training.cli.main import app, main
 
 
 def emode_train(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

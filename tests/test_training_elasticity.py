@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skfem import Basis, BilinearForm, ElementQuad1, ElementVector, MeshQuad, asm, condense, solve
 
-from training.elasticity import Compression, axial_strain, displacement_field
+from training.simulator.elasticity import Compression, axial_strain, displacement_field
 
 
 @pytest.mark.parametrize("k", [2, 5, 10])

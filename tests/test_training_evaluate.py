@@ -7,9 +7,10 @@ import pytest
 
 from model.inference import Elastogram
 from training.errors import TooFewPairs
-from training.evaluate import evaluate
-from training.scores import bootstrap, lesion_box, mean_map, ncc, repeat_scan
-from training.simulate import VALIDATION_SEEDS, Pair, simulate_pair
+from training.pairs.pair import Pair
+from training.scoring.evaluate import evaluate
+from training.scoring.scores import bootstrap, lesion_box, mean_map, ncc, repeat_scan
+from training.simulator.simulate import VALIDATION_SEEDS, simulate_pair
 
 
 class Oracle:

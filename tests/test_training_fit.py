@@ -9,19 +9,20 @@ import torch
 
 from model.bundle import read_bundle, write_bundle
 from model.predict import Predictor
-from training.card import render_card
-from training.checkpoint import load_checkpoint
+from training.bundling.card import render_card
+from training.bundling.export import build_bundle, inference_of, shipped_weights
 from training.config import CONFIGS, TrainingConfig, read_config
-from training.data import write_header, write_pair
 from training.errors import CheckpointInvalid, ConfigInvalid, TooFewPairs
-from training.evaluate import evaluate
-from training.export import build_bundle, inference_of, shipped_weights
-from training.fit import LOG, fit
-from training.generate import pair_path
-from training.losses import ncc, weighted_l1
-from training.samples import Samples, draw_batch, load_all, step_rng
-from training.simulate import TRAINING_SEEDS, Pair, simulate_pair
-from training.step import Trainer
+from training.fitting.checkpoint import load_checkpoint
+from training.fitting.fit import LOG, fit
+from training.fitting.losses import ncc, weighted_l1
+from training.fitting.step import Trainer
+from training.pairs.folder import write_header, write_pair
+from training.pairs.generate import pair_path
+from training.pairs.pair import Pair
+from training.pairs.samples import Samples, draw_batch, load_all, step_rng
+from training.scoring.evaluate import evaluate
+from training.simulator.simulate import SIMULATOR, TRAINING_SEEDS, simulate_pair
 
 SETTINGS = {
     "name": "test",
@@ -49,7 +50,7 @@ def pairs() -> list[Pair]:
 @pytest.fixture(scope="module")
 def samples(pairs, tmp_path_factory) -> Samples:
     root = tmp_path_factory.mktemp("pairs")
-    write_header(root, simulated=True)
+    write_header(root, SIMULATOR)
     for i, pair in enumerate(pairs):
         write_pair(pair_path(root, i), pair)
     return load_all(sorted(root.glob("pair-*.npz")), CONFIG.preprocess_spec())

@@ -22,7 +22,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from dicom_node.core.identity import Fact, derive_uid
 from dicom_node.demo.screen import Box, Labels, Screen, draw_flow, draw_screen
-from training.simulate import SIMULATOR_VERSION, Pair, simulate_pair
+from training.pairs.pair import Pair
+from training.simulator.simulate import SIMULATOR_VERSION, simulate_pair
 
 STUDY_VERSION = 1
 """Raise when the same seeds would give other files: their UIDs must then differ."""

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.anatomy import Phantom
-from training.noise import Field, random_field, smooth
+from training.simulator.anatomy import Phantom
+from training.simulator.noise import Field, random_field, smooth
 
 TIME_GAIN = 0.72
 """dB / (cm MHz) that the time-gain compensation assumes: an average breast."""

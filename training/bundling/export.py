@@ -12,11 +12,11 @@ from model.bundle import Bundle, SelfTest, pack_weights
 from model.generator import Generator, count_parameters
 from model.inference import Inference
 from model.manifest import sha256
-from training.card import render_card
-from training.checkpoint import load_checkpoint
+from training.bundling.card import render_card
 from training.config import TrainingConfig
 from training.errors import CheckpointInvalid
-from training.simulate import (
+from training.fitting.checkpoint import load_checkpoint
+from training.simulator.simulate import (
     SIMULATOR_VERSION,
     TEST_SEEDS,
     TRAINING_SEEDS,
@@ -101,4 +101,4 @@ def git_commit() -> str:
     commit = git("rev-parse", "HEAD")
     if commit is None:
         return "unknown"
-    return f"{commit}-dirty" if git("status", "--porcelain", "--", "../model", "../training") else commit
+    return f"{commit}-dirty" if git("status", "--porcelain", "--", "../../model", "..") else commit

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from model.preprocess import PreprocessSpec, place, to_tensor
-from training.data import read_pair
-from training.simulate import Pair
+from training.pairs.folder import read_pair
+from training.pairs.pair import Pair
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.noise import random_field
+from training.simulator.noise import random_field
 
 Map = NDArray[np.float32]
 Box = tuple[slice, slice]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from model.generator import Generator
-from training.samples import Samples, draw_batch
+from training.pairs.samples import Samples, draw_batch
 
 SHEET_ROWS = 6
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training import tissue
-from training.noise import Field, random_field
-from training.tissue import LesionLook
+from training.simulator import tissue
+from training.simulator.noise import Field, random_field
+from training.simulator.tissue import LesionLook
 
 
 @dataclass(frozen=True, eq=False)

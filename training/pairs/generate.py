@@ -1,9 +1,9 @@
-"""Fill a pair folder with simulated pairs: parallel over cores, resumable."""
+"""Fill a pair folder from numbered pairs: parallel over cores, resumable."""
 
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import cv2
 
-from training.data import open_folder, write_header, write_pair
-from training.simulate import simulate_pair
+from training.pairs.folder import Maker, open_or_create, write_pair
+from training.pairs.pair import Pair
 
 
 def _end_with_parent() -> None:
@@ -28,14 +28,14 @@ def _end_with_parent() -> None:
 
 
 def pair_path(root: Path, seed: int) -> Path:
-    """Return where the pair of a seed lies in a simulated folder."""
+    """Return where the pair of a number, mostly its seed, lies in a folder."""
     return root / f"pair-{seed:08d}.npz"
 
 
-def write_simulated(seed: int, root: Path) -> int:
-    """Simulate and store one seed; returns the seed. Runs in a worker process."""
+def write_made(seed: int, root: Path, make: Callable[[int], Pair]) -> int:
+    """Make and store one pair; returns its number. Runs in a worker process."""
     cv2.setNumThreads(1)
-    write_pair(pair_path(root, seed), simulate_pair(seed))
+    write_pair(pair_path(root, seed), make(seed))
     return seed
 
 
@@ -54,11 +54,19 @@ def _single_threaded_children() -> Iterator[None]:
             os.environ[name] = before
 
 
-def generate(root: Path, seeds: range, processes: int | None = None) -> Iterator[int]:
-    """Yield each seed as its pair is stored; seeds that are there already come first, for free."""
-    if not (root / "dataset.json").exists():
-        write_header(root, simulated=True, note="made by emode-train simulate")
-    present = set(open_folder(root).files)
+def generate(
+    root: Path,
+    seeds: Sequence[int],
+    make: Callable[[int], Pair],
+    maker: Maker,
+    processes: int | None = None,
+) -> Iterator[int]:
+    """Yield each number as its pair is stored; those that are there already come first, for free.
+
+    make   a picklable function of the number alone, so that the data set is its list of numbers.
+    Raises PairFolderInvalid if another maker, or another version of it, filled the folder before.
+    """
+    present = set(open_or_create(root, maker).files)
     missing = []
     for seed in seeds:
         if pair_path(root, seed) in present:
@@ -66,7 +74,7 @@ def generate(root: Path, seeds: range, processes: int | None = None) -> Iterator
         else:
             missing.append(seed)
     if processes == 1 or len(missing) < 2:
-        yield from (write_simulated(seed, root) for seed in missing)
+        yield from (write_made(seed, root, make) for seed in missing)
         return
     # spawn: forking a process in which torch has started its threads can hang.
     context = multiprocessing.get_context("spawn")
@@ -76,4 +84,4 @@ def generate(root: Path, seeds: range, processes: int | None = None) -> Iterator
             processes or os.cpu_count() or 1, mp_context=context, initializer=_end_with_parent
         ) as pool,
     ):
-        yield from pool.map(partial(write_simulated, root=root), missing, chunksize=4)
+        yield from pool.map(partial(write_made, root=root, make=make), missing, chunksize=4)

@@ -10,10 +10,10 @@ import torch
 
 from model.generator import Generator
 from training.config import TrainingConfig
-from training.discriminator import DiscriminatorPair
 from training.errors import NotFinite
-from training.losses import gradient_l1, lsgan_discriminator, lsgan_generator, ncc, weighted_l1
-from training.samples import Batch
+from training.fitting.discriminator import DiscriminatorPair
+from training.fitting.losses import gradient_l1, lsgan_discriminator, lsgan_generator, ncc, weighted_l1
+from training.pairs.samples import Batch
 
 Losses = dict[str, float]
 

@@ -1,19 +1,21 @@
 """Simulated pairs of B-mode and strain: the data set is its list of seeds."""
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.anatomy import ROWS, Phantom, draw_phantom
-from training.annotations import annotate
-from training.elasticity import Compression, axial_strain
-from training.noise import Field, random_field, smooth
-from training.ultrasound import draw_look, render_bmode
+from training.pairs.folder import Maker
+from training.pairs.pair import Pair, strain_index
+from training.simulator.anatomy import ROWS, Phantom, draw_phantom
+from training.simulator.annotations import annotate
+from training.simulator.elasticity import Compression, axial_strain
+from training.simulator.noise import Field, random_field, smooth
+from training.simulator.ultrasound import draw_look, render_bmode
 
 SIMULATOR_VERSION = 1
 """Raise when a seed would give another pair than before: old folders are then refused."""
+
+SIMULATOR = Maker("simulator", SIMULATOR_VERSION, simulated=True)
 
 TRAINING_SEEDS = range(1_000_000)
 VALIDATION_SEEDS = range(1_000_000, 2_000_000)
@@ -24,21 +26,6 @@ FEM_ROWS = 80
 
 _TISSUE, _SCANNER, _PRESS = 1, 2, 3
 # Separate streams of random numbers, so that more looks of one phantom never change its strain.
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """One B-mode frame and the strain beneath it, on the same pixels."""
-
-    bmode: NDArray[np.uint8]
-    strain: NDArray[np.float32]
-    """Strain index in [0, 1]: clip(strain / (2 median)); 1 is soft."""
-    mask: NDArray[np.bool_] | None
-    """The lesion as B-mode shows it; None without a lesion."""
-    spacing_mm: float
-    info: dict[str, str | float | bool]
-    linear: NDArray[np.float32] | None = None
-    """Strain over its median, not clipped; kept in memory, not stored."""
 
 
 def simulate_pair(seed: int, look: int = 0) -> Pair:
@@ -61,14 +48,7 @@ def simulate_pair(seed: int, look: int = 0) -> Pair:
             stiffness=round(lesion.stiffness, 3),
             bgr=lesion.bgr,
         )
-    index = strain_index(linear)
-    return Pair(bmode, index, mask, phantom.spacing_mm, info, linear.astype(np.float32))
-
-
-def strain_index(linear: Field) -> NDArray[np.float32]:
-    """Map strain to [0, 1] per frame: the median becomes 0.5, twice the median and more 1."""
-    median = max(float(np.median(linear)), 1e-9)
-    return np.clip(linear / (2 * median), 0.0, 1.0).astype(np.float32)
+    return Pair(bmode, strain_index(linear), mask, phantom.spacing_mm, info)
 
 
 def _measured_strain(rng: np.random.Generator, phantom: Phantom) -> Field:

@@ -9,7 +9,8 @@ import numpy as np
 from model.inference import Elastogram
 from model.preprocess import Frame
 from training.errors import TooFewPairs
-from training.scores import (
+from training.pairs.pair import Pair
+from training.scoring.scores import (
     Interval,
     Map,
     bootstrap,
@@ -19,7 +20,6 @@ from training.scores import (
     repeat_scan,
     stretch,
 )
-from training.simulate import Pair
 
 CANDIDATES = ("generated", "mean_map", "shuffled", "repeat_scan")
 

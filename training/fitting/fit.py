@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import TrainingConfig
 from training.errors import CheckpointInvalid, TooFewPairs
-from training.losses import ncc
-from training.samples import Samples, draw_batch, epoch_order, step_rng
-from training.sheet import write_sheet
-from training.step import Losses, Trainer
+from training.fitting.checkpoint import load_checkpoint, save_checkpoint
+from training.fitting.losses import ncc
+from training.fitting.sheet import write_sheet
+from training.fitting.step import Losses, Trainer
+from training.pairs.samples import Samples, draw_batch, epoch_order, step_rng
 
 LOG = "log.csv"
 COLUMNS = (

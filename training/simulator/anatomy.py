@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from training import tissue
-from training.lesion import Lesion, draw_kind, draw_lesion
-from training.noise import Field, random_curve, random_field, smooth
+from training.simulator import tissue
+from training.simulator.lesion import Lesion, draw_kind, draw_lesion
+from training.simulator.noise import Field, random_curve, random_field, smooth
 
 ROWS = 224
 """Rows of the phantom grid and of the B-mode made from it."""

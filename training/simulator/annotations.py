@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.anatomy import Phantom
+from training.simulator.anatomy import Phantom
 
 CALLIPER_SHARE = 0.25
 TEXT_SHARE = 0.2

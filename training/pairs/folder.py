@@ -1,14 +1,15 @@
 """The pair folder: how B-mode and strain lie on disk, simulated or a hospital's own.
 
 A folder holds `dataset.json` and one `pair-<key>.npz` for each pair, read in the order of
-their names. `dataset.json`: {"format": "emode-pairs", "version": 1, "simulated": bool,
-"simulator_version": int or null, "note": text}. Each npz:
+their names. `dataset.json`: {"format": "emode-pairs", "version": 1, "simulated": bool, "maker": text,
+"maker_version": int, "note": text}; `simulated` speaks of the strain. Each npz:
 
   bmode       uint8 (H, W)    the B-mode frame, nothing but tissue
   strain      uint8 (H, W)    255 x strain index; 255 is soft, 0 is hard
   mask        uint8 (H, W)    optional; 1 in the lesion
   spacing_mm  float           one pixel, the same in both directions
-  info        text            optional JSON object: seed, kind, patient pseudonym...
+  info        text            optional JSON object: seed or file, kind or label, and `group`: what must
+                              stay on one side of a split, as a patient's pseudonym
 """
 
 import json
@@ -19,11 +20,21 @@ from typing import Any
 import numpy as np
 
 from training.errors import PairFolderInvalid, PairInvalid
+from training.pairs.pair import Pair
 from training.replacing import replacing
-from training.simulate import SIMULATOR_VERSION, Pair
 
 FORMAT, VERSION = "emode-pairs", 1
-_HEADER_KEYS = {"format", "version", "simulated", "simulator_version", "note"}
+_HEADER_KEYS = {"format", "version", "simulated", "maker", "maker_version", "note"}
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What made a folder; its version is raised when it would make other pairs than before."""
+
+    name: str
+    version: int
+    simulated: bool
+    """The strain was computed, not measured."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +42,15 @@ class PairFolder:
     """A readable folder of pairs."""
 
     root: Path
-    simulated: bool
+    maker: Maker
     files: tuple[Path, ...]
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @property
+    def simulated(self) -> bool:
+        return self.maker.simulated
 
     def read(self, index: int) -> Pair:
         return read_pair(self.files[index])
@@ -50,23 +65,37 @@ def open_folder(root: Path) -> PairFolder:
         raise PairFolderInvalid(f"{header_file} is missing", path=root) from None
     except json.JSONDecodeError as error:
         raise PairFolderInvalid(f"{header_file} is not JSON ({error})", path=root) from error
-    if header.get("format") != FORMAT or header.get("version") != VERSION or set(header) - _HEADER_KEYS:
-        raise PairFolderInvalid(f"{header_file} is not {FORMAT} version {VERSION}", path=root)
-    if header["simulated"] and header.get("simulator_version") != SIMULATOR_VERSION:
-        made_by = header.get("simulator_version")
-        raise PairFolderInvalid(
-            f"{root} was made by simulator {made_by}, this is {SIMULATOR_VERSION}; simulate again", path=root
-        )
-    return PairFolder(root, bool(header["simulated"]), tuple(sorted(root.glob("pair-*.npz"))))
+    if (
+        not isinstance(header, dict)
+        or header.get("format") != FORMAT
+        or header.get("version") != VERSION
+        or set(header) != _HEADER_KEYS
+    ):
+        keys = ", ".join(sorted(_HEADER_KEYS))
+        raise PairFolderInvalid(f"{header_file} is not {FORMAT} version {VERSION} with {keys}", path=root)
+    maker = Maker(str(header["maker"]), int(header["maker_version"]), bool(header["simulated"]))
+    return PairFolder(root, maker, tuple(sorted(root.glob("pair-*.npz"))))
 
 
-def write_header(root: Path, *, simulated: bool, note: str = "") -> None:
+def open_or_create(root: Path, maker: Maker, note: str = "") -> PairFolder:
+    """Open a folder to add pairs to it; PairFolderInvalid if something else made what is there."""
+    if not (root / "dataset.json").exists():
+        write_header(root, maker, note)
+    folder = open_folder(root)
+    if folder.maker != maker:
+        theirs, ours = (f"{m.name} version {m.version}" for m in (folder.maker, maker))
+        raise PairFolderInvalid(f"{root} was made by {theirs}, this is {ours}; use another folder", path=root)
+    return folder
+
+
+def write_header(root: Path, maker: Maker, note: str = "") -> None:
     """Write dataset.json, once, before the first pair."""
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "simulated": simulated,
-        "simulator_version": SIMULATOR_VERSION if simulated else None,
+        "simulated": maker.simulated,
+        "maker": maker.name,
+        "maker_version": maker.version,
         "note": note,
     }
     root.mkdir(parents=True, exist_ok=True)

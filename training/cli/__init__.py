@@ -1,0 +1,1 @@
+"""`emode-train`: simulate pairs, fit a generator, evaluate it, export a bundle."""

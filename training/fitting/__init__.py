@@ -1,0 +1,1 @@
+"""The training run: networks, losses, steps, checkpoints."""

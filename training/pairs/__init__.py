@@ -1,0 +1,1 @@
+"""Pairs of B-mode and strain: on disk, in memory, from DICOM."""

@@ -1,0 +1,1 @@
+"""How good generated strain is, and against what."""

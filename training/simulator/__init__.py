@@ -1,0 +1,1 @@
+"""Simulated pairs: anatomy, stiffness, strain by finite elements, speckle B-mode."""
