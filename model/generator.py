@@ -22,18 +22,29 @@ COLOUR_MODES = ("rendered", "literal")
 RESIDUAL_LIMIT = 0.2
 """Largest departure of a colour channel from the rendered overlay; 1 is full scale."""
 
+SPREAD_FLOOR = 0.005
+"""Smallest spread: below the steps in which strain is stored, no claim of certainty means anything."""
+
+_STAGES = {1: 4, 2: 3, 4: 2}
+"""How many stages lead from 1/unshuffle to 1/16 size."""
+
 
 @dataclass(frozen=True)
 class GeneratorSpec:
-    """Everything needed to build the network that a set of weights fits; defaults are size M."""
+    """Everything needed to build the network that a set of weights fits."""
 
     channels: tuple[int, ...] = (24, 48, 96, 160)
-    """Features at full, 1/2, 1/4 and 1/8 size; multiples of 4."""
+    """Features at each size from the finest on, each half the one before; multiples of 4."""
     dim: int = 224
     """Token width at 1/16 size."""
     layers: int = 6
     heads: int = 7
     mlp_ratio: float = 3.0
+    unshuffle: int = 1
+    """The finest features lie at 1/unshuffle size (1, 2 or 4), each holding unshuffle² pixels. Strain is
+    smooth over 2 to 3 mm: features at half size cost a third and lose nothing that a strain map has."""
+    uncertainty: bool = False
+    """Whether the strain head also says how far off it expects to be."""
     colormap: str = "emode-rainbow"
     colormap_version: int = 1
     alpha: float = 0.5
@@ -42,8 +53,11 @@ class GeneratorSpec:
 
     def __post_init__(self) -> None:
         problems = []
-        if len(self.channels) != 4 or any(c < 4 or c % 4 for c in self.channels):
-            problems.append(f"channels are {self.channels}, must be four multiples of 4")
+        if self.unshuffle not in _STAGES:
+            problems.append(f"unshuffle is {self.unshuffle}, must be 1, 2 or 4")
+        elif len(self.channels) != _STAGES[self.unshuffle] or any(c < 4 or c % 4 for c in self.channels):
+            wanted = f"{_STAGES[self.unshuffle]} multiples of 4 with unshuffle {self.unshuffle}"
+            problems.append(f"channels are {self.channels}, must be {wanted}")
         if self.heads < 1 or self.dim % self.heads:
             problems.append(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if self.layers < 0 or self.mlp_ratio <= 0:
@@ -74,6 +88,9 @@ class GeneratorOutput(NamedTuple):
     """(N, 3, H, W) RGB in [0, 1]."""
     residual: torch.Tensor
     """(N, 3, H, W) in [-RESIDUAL_LIMIT, RESIDUAL_LIMIT]."""
+    spread: torch.Tensor
+    """(N, 1, H, W), the expected absolute error of `strain` (scale of a Laplace distribution); NaN where
+    the network was not built to say so."""
 
 
 class Generator(nn.Module):
@@ -84,26 +101,30 @@ class Generator(nn.Module):
     def __init__(self, spec: GeneratorSpec) -> None:
         super().__init__()
         self.spec = spec
-        c1, c2, c3, c4 = spec.channels
-        self.stem = nn.Conv2d(1, c1, 3, padding=1)
-        self.stages = nn.ModuleList([
-            ResidualBlock(c1, c1),
-            ResidualBlock(c2, c2),
-            nn.Sequential(ResidualBlock(c3, c3), ResidualBlock(c3, c3)),
-            nn.Sequential(ResidualBlock(c4, c4), ResidualBlock(c4, c4)),
-        ])  # fmt: skip
-        widths = (*spec.channels, spec.dim)
+        finest, widths = spec.channels[0], (*spec.channels, spec.dim)
+        self.stem = nn.Conv2d(spec.unshuffle**2, finest, 3, padding=1)
+        # The two coarser stages are cheap in time and rich in context: they get two blocks each.
+        depths = [1] * (len(spec.channels) - 2) + [2, 2]
+        self.stages = nn.ModuleList(
+            ResidualBlock(c, c) if n == 1 else nn.Sequential(*(ResidualBlock(c, c) for _ in range(n)))
+            for c, n in zip(spec.channels, depths, strict=True)
+        )
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
         self.bottom = nn.Sequential(
             *(TransformerBlock(spec.dim, spec.heads, spec.mlp_ratio) for _ in range(spec.layers))
         )
-        self.ups = nn.ModuleList(UpBlock(a, b) for a, b in ((spec.dim, c4), (c4, c3), (c3, c2), (c2, c1)))
-        self.strain_head = nn.Sequential(group_norm(c1), nn.SiLU(), nn.Conv2d(c1, 1, 3, padding=1))
-        colour_out = nn.Conv2d(c1, 3, 1)
+        self.ups = nn.ModuleList(UpBlock(a, b) for a, b in pairwise(reversed(widths)))
+        self.strain_head = nn.Sequential(
+            group_norm(finest), nn.SiLU(), nn.Conv2d(finest, 2 if spec.uncertainty else 1, 3, padding=1)
+        )
+        # At full size few features must do: B-mode and strain say most of what colour is.
+        carried, hidden = (finest, finest) if spec.unshuffle == 1 else (8, 16)
+        self.carry: nn.Module = nn.Identity() if spec.unshuffle == 1 else nn.Conv2d(finest, carried, 1)
+        colour_out = nn.Conv2d(hidden, 3, 1)
         # Colour starts as the plain rendering, and leaves it only where that pays.
         nn.init.zeros_(colour_out.weight)
         nn.init.zeros_(colour_out.bias)  # type: ignore[arg-type]
-        self.colour_head = nn.Sequential(nn.Conv2d(c1 + 2, c1, 3, padding=1), nn.SiLU(), colour_out)
+        self.colour_head = nn.Sequential(nn.Conv2d(carried + 2, hidden, 3, padding=1), nn.SiLU(), colour_out)
         colormap = get_colormap(spec.colormap, spec.colormap_version)
         table = torch.tensor(colormap.table.tolist(), dtype=torch.float32) / 255.0
         self.register_buffer("table", table, persistent=False)
@@ -112,22 +133,47 @@ class Generator(nn.Module):
         """x  (N, 1, H, W) in [-1, 1], as `to_tensor` gives it."""
         if x.shape[-1] % 16 or x.shape[-2] % 16:
             raise SizeUnsupported(f"{x.shape[-1]} x {x.shape[-2]}", height=x.shape[-2], width=x.shape[-1])
-        features = self.stem(x)
+        bmode = (x.float() + 1.0) / 2.0
+        features = self.features(x)
+        strain, spread = self._strain(features)
+        carried = self._enlarge(self.carry(features))
+        raw = self.colour_head(torch.cat([carried, strain, bmode], dim=1)).float()
+        if self.spec.colour_mode == "literal":
+            return GeneratorOutput(strain, torch.sigmoid(raw), torch.zeros_like(raw), spread)
+        residual = RESIDUAL_LIMIT * torch.tanh(raw)
+        colour = (self.blend(strain, bmode) + residual).clamp(0.0, 1.0)
+        return GeneratorOutput(strain, colour, residual, spread)
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The Transformer's output (N, dim, H/16, W/16) and the features of each size, finest first."""
+        features = self.stem(functional.pixel_unshuffle(x, self.spec.unshuffle))
         skips = []
         for stage, down in zip(self.stages, self.downs, strict=True):
             features = stage(features)
             skips.append(features)
             features = down(features)
-        features = self.bottom(features)
+        return self.bottom(features), skips
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What both heads read: (N, channels[0], H/unshuffle, W/unshuffle)."""
+        features, skips = self.encode(x)
         for up in self.ups:
             features = up(features, skips.pop())
-        strain = torch.sigmoid(self.strain_head(features).float())
-        bmode = (x.float() + 1.0) / 2.0
-        raw = self.colour_head(torch.cat([features, strain, bmode], dim=1)).float()
-        if self.spec.colour_mode == "literal":
-            return GeneratorOutput(strain, torch.sigmoid(raw), torch.zeros_like(raw))
-        residual = RESIDUAL_LIMIT * torch.tanh(raw)
-        return GeneratorOutput(strain, (self.blend(strain, bmode) + residual).clamp(0.0, 1.0), residual)
+        return features
+
+    def _strain(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        raw = self._enlarge(self.strain_head(features).float())
+        strain = torch.sigmoid(raw[:, :1])
+        if not self.spec.uncertainty:
+            return strain, torch.full_like(strain, torch.nan)
+        return strain, SPREAD_FLOOR + functional.softplus(raw[:, 1:] - 2.0)
+
+    def _enlarge(self, x: torch.Tensor) -> torch.Tensor:
+        if self.spec.unshuffle == 1:
+            return x
+        return functional.interpolate(
+            x, scale_factor=self.spec.unshuffle, mode="bilinear", align_corners=False
+        )
 
     def blend(self, strain: torch.Tensor, bmode: torch.Tensor) -> torch.Tensor:
         """Lay coloured strain over B-mode, both (N, 1, H, W) in [0, 1]; differentiable in strain."""

@@ -31,6 +31,8 @@ class Elastogram:
     """(H, W, 3) RGB, the colour E-mode laid over the B-mode."""
     agreement: float
     """Mean |strain read back from the colour - strain|; above about 0.1 the two heads disagree."""
+    spread: NDArray[np.float32] | None = None
+    """(H, W), the expected absolute error of `strain` at each pixel; None if the bundle cannot say."""
 
 
 class Inference:
@@ -75,7 +77,8 @@ class Inference:
         with torch.inference_mode(), autocast:
             output: GeneratorOutput = self._network(batch)
         output = GeneratorOutput(*(part.float().cpu() for part in output))
-        if not all(bool(torch.isfinite(part).all()) for part in output):
+        known = output if self.spec.uncertainty else output[:3]
+        if not all(bool(torch.isfinite(part).all()) for part in known):
             raise ResultInvalid(f"on {self.device} in {self.precision}", device=self.device)
         return output
 
@@ -90,7 +93,8 @@ class Inference:
         else:
             residual = np.stack([to_frame(output.residual[i, c], shape, spec) for c in range(3)], axis=-1)
             colour = overlay(strain, frame, self.colormap, generator.alpha, residual)
-        return Elastogram(strain, colour, self._agreement(strain, colour))
+        spread = to_frame(output.spread[i, 0], shape, spec) if generator.uncertainty else None
+        return Elastogram(strain, colour, self._agreement(strain, colour), spread)
 
     def _agreement(self, strain: NDArray[np.float32], colour: NDArray[np.uint8]) -> float:
         """Read strain back from a regular sample of the colour picture and compare."""

@@ -6,9 +6,11 @@ import torch
 
 from model.colormap import get_colormap, overlay
 from model.errors import SizeUnsupported, SpecInvalid
-from model.generator import RESIDUAL_LIMIT, Generator, GeneratorSpec, count_parameters
+from model.generator import RESIDUAL_LIMIT, SPREAD_FLOOR, Generator, GeneratorSpec, count_parameters
 
 TINY = GeneratorSpec(channels=(8, 8, 16, 16), dim=32, layers=1, heads=2)
+HALF = GeneratorSpec(channels=(8, 16, 16), dim=32, layers=1, heads=2, unshuffle=2, uncertainty=True)
+QUARTER = GeneratorSpec(channels=(16, 16), dim=32, layers=1, heads=2, unshuffle=4, uncertainty=True)
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +25,40 @@ def test_size_m_is_the_recipe():
     assert parameters <= 8_000_000
 
 
+@pytest.mark.parametrize("spec", [TINY, HALF, QUARTER], ids=["full", "half", "quarter"])
 @pytest.mark.parametrize("size", [(16, 16), (128, 160), (48, 208), (176, 32)])
-def test_any_multiple_of_sixteen(tiny, size):
+def test_any_multiple_of_sixteen(spec, size):
     with torch.inference_mode():
-        out = tiny(torch.rand(2, 1, *size) * 2 - 1)
+        out = Generator(spec)(torch.rand(2, 1, *size) * 2 - 1)
     assert out.strain.shape == (2, 1, *size)
     assert out.colour.shape == (2, 3, *size)
     for part in (out.strain, out.colour):
         assert 0.0 <= float(part.min()) <= float(part.max()) <= 1.0
     assert float(out.residual.abs().max()) <= RESIDUAL_LIMIT
+
+
+@pytest.mark.parametrize("spec", [HALF, QUARTER], ids=["half", "quarter"])
+def test_uncertainty_is_positive_and_at_full_size(spec):
+    with torch.inference_mode():
+        out = Generator(spec)(torch.rand(2, 1, 32, 64) * 2 - 1)
+    assert out.spread.shape == (2, 1, 32, 64)
+    assert float(out.spread.min()) >= SPREAD_FLOOR
+
+
+def test_without_uncertainty_nothing_is_claimed(tiny):
+    with torch.inference_mode():
+        assert bool(tiny(torch.zeros(1, 1, 32, 32)).spread.isnan().all())
+
+
+@pytest.mark.parametrize("spec", [TINY, HALF, QUARTER], ids=["full", "half", "quarter"])
+def test_every_weight_learns(spec):
+    network = Generator(spec)
+    torch.nn.init.normal_(network.colour_head[-1].weight)
+    out = network(torch.rand(2, 1, 32, 32) * 2 - 1)
+    parts = [out.strain, out.colour] + [out.spread] * spec.uncertainty
+    sum(part.square().sum() for part in parts).backward()
+    idle = [n for n, p in network.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    assert idle == []
 
 
 def test_other_sizes_are_refused(tiny):
@@ -74,7 +101,9 @@ def test_spec_survives_json():
     ("change", "words"),
     [
         ({"chanels": []}, 'unknown key "chanels"'),
-        ({"channels": [8, 8, 16]}, "four multiples of 4"),
+        ({"channels": [8, 8, 16]}, "must be 4 multiples of 4 with unshuffle 1"),
+        ({"unshuffle": 2}, "must be 3 multiples of 4 with unshuffle 2"),
+        ({"unshuffle": 3}, "must be 1, 2 or 4"),
         ({"heads": 3}, "not a multiple of heads"),
         ({"alpha": 0.0}, "alpha"),
         ({"colour_mode": "rgb"}, "rendered, literal"),
