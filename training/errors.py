@@ -33,3 +33,11 @@ class TooFewPairs(TrainingError):
 
 class NotFinite(TrainingError):
     """The loss is no longer a finite number; resume from the last checkpoint with a lower learning rate."""
+
+
+class StillsInvalid(TrainingError):
+    """The folder does not hold B-mode stills with masks and labels in the form of docs/training.md."""
+
+
+class StillInvalid(TrainingError):
+    """The still cannot be read with its masks; mend the file, or take its line out of index.csv."""

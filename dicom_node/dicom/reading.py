@@ -132,6 +132,13 @@ def pane_of(
     return Pane(index, box, spacing_mm, found_by, cut, hashlib.sha256(shape + cut.tobytes()).hexdigest())
 
 
+def pane_of_picture(frame: Bytes) -> Skip | Pane:
+    """Cut the B-mode area out of a picture without a header, uint8 (H, W) or RGB (H, W, 3), or say why not:
+    what `read_image` makes of a still that lists no region."""
+    panes = _pane_of_content(frame, Dataset(), RegionFindings())
+    return panes if isinstance(panes, Skip) else panes[0]
+
+
 def _panes(frame: Bytes, ds: Dataset, findings: RegionFindings) -> Skip | tuple[Pane, ...]:
     if findings.usable:
         return _panes_of_regions(frame, findings.usable)
