@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from training.simulator import tissue
-from training.simulator.lesion import Lesion, draw_kind, draw_lesion
-from training.simulator.noise import Field, random_curve, random_field, smooth
+from training.simulator.lesion import Lesion, draw_kind, draw_lesion, stiffen
+from training.simulator.noise import Field, random_curve, random_field, smooth, soft_step
 
 ROWS = 224
 """Rows of the phantom grid and of the B-mode made from it."""
@@ -43,16 +43,23 @@ class _Canvas:
 
     def paint(self, where: Field, kind: tissue.Tissue, echo_texture: Field | float = 0.0) -> None:
         """Blend one tissue in; `where` in [0, 1]."""
-        level = np.log(kind.stiffness) + kind.spread * self.rng.normal()
+        level = draw_log_stiffness(self.rng, kind)
         echo = kind.echo_db + self.rng.normal() * 1.5 + echo_texture
         self.log_stiffness += where * (level - self.log_stiffness)
         self.echo_db += where * (echo - self.echo_db)
         self.attenuation += where * (kind.attenuation - self.attenuation)
 
 
-def _step(value: Field, softness: float) -> Field:
-    """Soft threshold: 0 well below zero, 1 well above."""
-    return np.asarray(np.clip(0.5 + value / (2 * softness), 0.0, 1.0))
+def draw_log_stiffness(rng: np.random.Generator, kind: tissue.Tissue) -> float:
+    """Draw the logarithm of one layer's stiffness against fat."""
+    return float(np.log(kind.stiffness) + kind.spread * rng.normal())
+
+
+def uneven_stiffness(rng: np.random.Generator, log_stiffness: Field, spacing_mm: float) -> Field:
+    """Stiffness from a painted map of its logarithm: no layer is even, no border a step."""
+    h = spacing_mm
+    uneven = log_stiffness + 0.10 * random_field(rng, log_stiffness.shape, 2.5 / h, 3.5 / h)
+    return np.asarray(np.exp(smooth(uneven, 0.3 / h, 0.3 / h)))
 
 
 def draw_phantom(rng: np.random.Generator) -> Phantom:
@@ -78,27 +85,27 @@ def draw_phantom(rng: np.random.Generator) -> Phantom:
     # Glandular tissue is broken up by fat lobules; the threshold sets how dense the breast is.
     island = random_field(rng, shape, 2.2 / h, 5.0 / h)
     density = rng.uniform(-0.8, 1.8)
-    in_gland = _step(y - fat_bottom, 0.5) * _step(gland_bottom - y, 0.5)
-    gland = in_gland * _step(island + density, 0.25)
+    in_gland = soft_step(y - fat_bottom, 0.5) * soft_step(gland_bottom - y, 0.5)
+    gland = in_gland * soft_step(island + density, 0.25)
     streaks = _along_layers(rng, shape, h)
     lumps = 2.2 * random_field(rng, shape, 0.5 / h, 1.0 / h)
     canvas.paint(gland, tissue.GLAND, lumps + rng.uniform(0.5, 3.0) * streaks)
     duct_field = random_field(rng, shape, 0.7 / h, 2.6 / h)
-    canvas.paint(gland * _step(0.13 - np.abs(duct_field), 0.1) * rng.uniform(0.0, 0.8), tissue.DUCT)
+    canvas.paint(gland * soft_step(0.13 - np.abs(duct_field), 0.1) * rng.uniform(0.0, 0.8), tissue.DUCT)
     # Cooper's ligaments: level lines of a slanted field, bright and a little stiff, in fat only.
     slanted = random_field(rng, shape, 2.6 / h, 6.0 / h) + rng.normal(0, 0.05) * x
     # They fade in and out: a closed bright loop would be a capsule, which fat lobules lack.
-    seen = _step(random_field(rng, shape, 2.0 / h, 3.0 / h) - 0.1, 0.6)
-    ligament = _step(0.06 - np.abs(slanted), 0.05) * seen * (1 - gland) * rng.uniform(0.4, 0.9)
+    seen = soft_step(random_field(rng, shape, 2.0 / h, 3.0 / h) - 0.1, 0.6)
+    ligament = soft_step(0.06 - np.abs(slanted), 0.05) * seen * (1 - gland) * rng.uniform(0.4, 0.9)
     canvas.paint(ligament, tissue.LIGAMENT)
-    septa = _step(_along_layers(rng, shape, h) - rng.uniform(1.6, 2.4), 0.3) * rng.uniform(0.2, 0.8)
+    septa = soft_step(_along_layers(rng, shape, h) - rng.uniform(1.6, 2.4), 0.3) * rng.uniform(0.2, 0.8)
     canvas.paint(septa, tissue.LIGAMENT)
     fascia = np.exp(-(((y - muscle) / 0.35) ** 2)) * 0.9
     stripes = 5.0 * _along_layers(rng, shape, h)
-    canvas.paint(_step(y - muscle, 0.3), tissue.MUSCLE, stripes)
+    canvas.paint(soft_step(y - muscle, 0.3), tissue.MUSCLE, stripes)
     canvas.paint(fascia, tissue.LIGAMENT)
     skin_lines = 4.0 * np.cos(2 * np.pi * np.clip(y / skin, 0, 1.2))
-    canvas.paint(_step(skin - y, 0.15), tissue.SKIN, skin_lines)
+    canvas.paint(soft_step(skin - y, 0.15), tissue.SKIN, skin_lines)
 
     kinds = draw_kind(rng)
     lesion = None
@@ -109,10 +116,8 @@ def draw_phantom(rng: np.random.Generator) -> Phantom:
             bottom_mm=min(float(muscle.mean()), depth_mm) - 1.0,
         )  # fmt: skip
         _add_lesion(rng, canvas, lesion, h)
-    # Tissue is not even within a layer: 10 % smooth variation of stiffness.
-    log_stiffness = canvas.log_stiffness + 0.10 * random_field(rng, shape, 2.5 / h, 3.5 / h)
     return Phantom(
-        stiffness=np.exp(smooth(log_stiffness, 0.3 / h, 0.3 / h)),
+        stiffness=uneven_stiffness(rng, canvas.log_stiffness, h),
         echo_db=canvas.echo_db,
         attenuation=canvas.attenuation,
         lesion=lesion,
@@ -135,13 +140,11 @@ def _add_lesion(rng: np.random.Generator, canvas: _Canvas, lesion: Lesion, h: fl
     """Put a lesion into the maps: its look inside the outline, its stiffness a little further."""
     look, distance = lesion.look, lesion.distance_mm
     edge_mm = 0.2 if look.spiculation[1] < 0.1 else 0.6
-    inside = _step(-distance, edge_mm)
+    inside = soft_step(-distance, edge_mm)
     texture = look.texture_db * random_field(rng, distance.shape, 0.6 / h, 0.6 / h)
     rim = np.exp(-(((distance - 0.4) / 0.4) ** 2)) * 0.6
     canvas.echo_db += rim * (tissue.GLAND.echo_db + look.rim_db - canvas.echo_db)
     canvas.echo_db += inside * (tissue.FAT.echo_db + lesion.echo_db + texture - canvas.echo_db)
     attenuation = tissue.GLAND.attenuation + lesion.extra_attenuation
     canvas.attenuation += inside * (attenuation - canvas.attenuation)
-    stiff = _step(lesion.overreach_mm - distance, 0.5)
-    level = np.log(lesion.stiffness) + np.log(lesion.inner_stiffness)
-    canvas.log_stiffness += stiff * (level - canvas.log_stiffness)
+    stiffen(canvas.log_stiffness, distance, lesion.stiffness, lesion.overreach_mm, lesion.inner_stiffness)

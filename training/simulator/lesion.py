@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.simulator import tissue
-from training.simulator.noise import Field, random_field
-from training.simulator.tissue import LesionLook
+from training.simulator.noise import Field, random_field, soft_step
+from training.simulator.tissue import LesionLook, LesionStiffness
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +38,33 @@ def draw_kind(rng: np.random.Generator) -> tuple[str, str]:
     """Return (look, stiffness) kinds; "none" twice where there is no lesion."""
     kinds = list(tissue.KIND_SHARES)
     look = str(rng.choice(kinds, p=list(tissue.KIND_SHARES.values())))
+    return look, draw_stiffness_kind(rng, look)
+
+
+def draw_stiffness_kind(rng: np.random.Generator, look: str) -> str:
+    """Return which kind's stiffness a lesion of this look has: some contradict their look."""
     contradicts = rng.random() < tissue.CONTRADICTION_SHARE
     other = {"benign": "malignant", "malignant": "benign"}
-    return look, other.get(look, look) if contradicts else look
+    return other.get(look, look) if contradicts else look
+
+
+def draw_stiffness(rng: np.random.Generator, kind: LesionStiffness) -> float:
+    """Draw a lesion's Young's modulus against fat."""
+    return float(np.clip(kind.median * rng.lognormal(0, kind.spread), 0.3, 40.0))
+
+
+def draw_inner_stiffness(rng: np.random.Generator, shape: tuple[int, int], spacing_mm: float) -> Field:
+    """Draw what multiplies the stiffness inside a lesion, shape (rows, columns)."""
+    return np.asarray(np.exp(0.2 * random_field(rng, shape, 1.5 / spacing_mm, 1.5 / spacing_mm)))
+
+
+def stiffen(
+    log_stiffness: Field, distance_mm: Field, stiffness: float, overreach_mm: float, inner: Field
+) -> None:
+    """Put a lesion's stiffness into a map of its logarithm, in place, as far as it passes the border."""
+    stiff = soft_step(overreach_mm - distance_mm, 0.5)
+    level = np.log(stiffness) + np.log(inner)
+    log_stiffness += stiff * (level - log_stiffness)
 
 
 def _outline(rng: np.random.Generator, angle: Field, look: LesionLook) -> Field:
@@ -82,15 +106,15 @@ def draw_lesion(
     # Near the border this is the distance; far away only its sign and size matter.
     distance = (relative - outline) * min(half_width, half_height)
     pixel_mm = float(x_mm[0, 1] - x_mm[0, 0])
-    texture = random_field(rng, x_mm.shape, 1.5 / pixel_mm, 1.5 / pixel_mm)
+    inner = draw_inner_stiffness(rng, (x_mm.shape[0], x_mm.shape[1]), pixel_mm)
     return Lesion(
         look_kind=kinds[0],
         stiffness_kind=kinds[1],
-        stiffness=float(np.clip(stiff.median * rng.lognormal(0, stiff.spread), 0.3, 40.0)),
+        stiffness=draw_stiffness(rng, stiff),
         overreach_mm=rng.uniform(*stiff.overreach_mm),
         echo_db=rng.uniform(*look.echo_db),
         extra_attenuation=rng.uniform(*look.extra_attenuation),
         distance_mm=distance,
-        inner_stiffness=np.exp(0.2 * texture),
+        inner_stiffness=inner,
         bgr=kinds[0] == "cyst" and rng.random() < tissue.BGR_SHARE,
     )

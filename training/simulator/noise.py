@@ -16,6 +16,11 @@ def smooth(field: Field, sigma_y: float, sigma_x: float) -> Field:
     )
 
 
+def soft_step(value: Field, softness: float) -> Field:
+    """Soft threshold: 0 well below zero, 1 well above."""
+    return np.asarray(np.clip(0.5 + value / (2 * softness), 0.0, 1.0))
+
+
 def random_field(rng: np.random.Generator, shape: tuple[int, int], sigma_y: float, sigma_x: float) -> Field:
     """Gaussian random field with zero mean and unit deviation; sigmas in pixels."""
     # Drawn coarse where it is smooth anyway: a third of the cost of simulate lay here.
