@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from model.bundle import read_bundle
 from test_training_fit import SETTINGS
 from training.cli.main import app, main
+from training.pairs.provenance import DataDescription, Provenance
+from training.simulator.simulate import SIMULATOR
 
 
 def emode_train(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -38,9 +40,10 @@ def test_quick_ends_with_a_bundle(quick_run):
     bundle = read_bundle(quick_run / "bundle")
     assert bundle.id == "test-0.0.1"
     assert bundle.metrics["pairs"] == 4
-    assert bundle.training["seeds"]["training_pairs"] == [0, 4]
+    (data,) = Provenance.from_json(bundle.training["provenance"]).training
+    assert data == DataDescription("simulator", SIMULATOR.version, True, 4, "00000000", "00000003")
     assert bundle.training["steps"] == 4
-    assert bundle.training["config"]["epochs"] == 2
+    assert len(bundle.training["config"]["phases"]) == 2
 
 
 def test_evaluate_prints_the_numbers_on_the_card(quick_run):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from training.config import TrainingConfig
+from training.pairs.provenance import DataDescription, Provenance
 
 _CARD = """# Model card: {name} {version}
 
@@ -17,12 +18,13 @@ version {colormap_version}, {alpha:.0%} over the B-mode). The index is relative 
 and two frames cannot be compared by it.
 
 ## Where it comes from
-Trained as a paired GAN for {steps:,} steps on {pairs:,} simulated pairs (simulator version
-{simulator_version}, seeds {first} to {last}). Strain was computed by finite elements over drawn anatomy;
-B-mode is simulated speckle. How stiff a lesion is for its look was set from the literature before training,
-and 15 % of benign- and malignant-looking lesions contradict their look. No patient data were used.
-Source commit: {git_commit}.
+Trained as a paired GAN for {steps:,} steps{start}. Source commit: {git_commit}. Its pairs:
 
+{data}
+
+Simulated strain was computed by finite elements; how stiff a lesion is for its look was set from the
+literature before training, and 15 % of benign- and malignant-looking lesions contradict their look.
+{sources}
 ## How well it does, on {test_pairs} simulated pairs with seeds never trained on
 Normalised cross-correlation (NCC, zero shift) with the true strain: mean (95 % bootstrap interval).
 
@@ -49,7 +51,7 @@ stills of 64 pixels or more on each side, cropped to the tissue.
 - Never scored against measured strain. Speckle, anatomy and artefacts of real scanners differ from the
   simulator's.
 - Implants, scars, ribs, axilla, calcifications and anything but breast are outside what it has seen.
-- It does not know when it is wrong: it has no uncertainty output.
+{uncertainty}
 """
 
 _ROWS = (
@@ -58,6 +60,28 @@ _ROWS = (
     ("shuffled", "floor: result for another image"),
     ("repeat_scan", "reference: the true map after a 25 % smooth change, as between two scans"),
 )
+
+
+_MAKERS = {
+    "simulator": "strain and B-mode simulated over drawn anatomy",
+    "layouts": "strain simulated over tissue layouts of real B-mode stills with lesion masks",
+    "prepare": "dual-view screens of a hospital",
+}
+_SOURCES = {
+    "layouts": """The stills are BUSI's: Al-Dhabyani W, Gomaa M, Khaled H, Fahmy A. Dataset of breast
+ultrasound images. Data in Brief 2020;28:104863 (10.1016/j.dib.2019.104863). They came without
+elastography: no strain of theirs was ever measured, and none of their pixels is in this bundle.""",
+}
+_KNOWS = """- It says how far off it expects to be, for each pixel. That, too, was learnt from simulated
+  strain: it knows how uncertain stiffness is in the simulator, not in patients."""
+_KNOWS_NOT = "- It does not know when it is wrong: it has no uncertainty output."
+_NO_PATIENTS = "No patient data were used."
+
+
+def _data_line(data: DataDescription) -> str:
+    what = _MAKERS.get(data.maker, data.maker)
+    made = f"`{data.maker}` version {data.maker_version}, numbers {data.first} to {data.last}"
+    return f"- {data.pairs:,} pairs, {what} ({made})"
 
 
 def render_card(config: TrainingConfig, training: dict[str, Any], metrics: dict[str, Any]) -> str:
@@ -70,7 +94,8 @@ def render_card(config: TrainingConfig, training: dict[str, Any], metrics: dict[
         return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
     rows = [f"| {label} | {cell('image', key)} | {cell('lesion_box', key)} |" for key, label in _ROWS]
-    first, end = training["seeds"]["training_pairs"]
+    provenance = Provenance.from_json(training["provenance"])
+    makers = {data.maker for data in provenance.training}
     return _CARD.format(
         name=config.name,
         version=config.version,
@@ -81,11 +106,11 @@ def render_card(config: TrainingConfig, training: dict[str, Any], metrics: dict[
         colormap_version=config.generator.colormap_version,
         alpha=config.generator.alpha,
         steps=training["steps"],
-        pairs=end - first,
-        simulator_version=training["simulator_version"],
-        first=first,
-        last=end - 1,
+        start=f", starting from {provenance.start}" if provenance.start else "",
+        data="\n".join(_data_line(data) for data in provenance.training),
+        sources="\n".join(words for maker, words in _SOURCES.items() if maker in makers) or _NO_PATIENTS,
         git_commit=training["git_commit"],
+        uncertainty=_KNOWS if config.generator.uncertainty else _KNOWS_NOT,
         test_pairs=metrics["pairs"],
         table="\n".join(rows),
         floor=metrics["image"]["mean_map"]["mean"],

@@ -16,23 +16,24 @@ from training.bundling.card import render_card
 from training.config import TrainingConfig
 from training.errors import CheckpointInvalid
 from training.fitting.checkpoint import load_checkpoint
-from training.simulator.simulate import (
-    SIMULATOR_VERSION,
-    TEST_SEEDS,
-    TRAINING_SEEDS,
-    VALIDATION_SEEDS,
-    simulate_pair,
-)
+from training.pairs.provenance import Provenance
+from training.simulator.simulate import VALIDATION_SEEDS, simulate_pair
 
 LICENCE = "Apache-2.0"
 SELF_TEST_SEED = VALIDATION_SEEDS[-1]
 
 
-def shipped_weights(run: Path) -> tuple[TrainingConfig, int, dict[str, torch.Tensor]]:
-    """Read a run's configuration, steps taken and averaged weights, rounded to float16 as they ship."""
+def checkpoint_of(run: Path) -> dict[str, Any]:
+    """Read a run's last checkpoint; CheckpointInvalid if there is none."""
     state = load_checkpoint(run)
     if state is None:
         raise CheckpointInvalid(f"{run} holds no checkpoint; run emode-train fit first", path=run)
+    return state
+
+
+def shipped_weights(run: Path) -> tuple[TrainingConfig, int, dict[str, torch.Tensor]]:
+    """Read a run's configuration, steps taken and averaged weights, rounded to float16 as they ship."""
+    state = checkpoint_of(run)
     config = TrainingConfig.model_validate_json(state["identity"]["config"])
     return config, int(state["step"]), {name: value.half() for name, value in state["ema"].items()}
 
@@ -50,18 +51,13 @@ def build_bundle(run: Path, *, metrics: dict[str, Any], created_at: datetime) ->
     inference = inference_of(config, weights)
     frame = simulate_pair(SELF_TEST_SEED).bmode
     result = inference.predict([frame])[0]
-    sizes = config.simulation
+    provenance = Provenance.from_json(checkpoint_of(run)["identity"]["provenance"])
     training = {
-        "simulated": True,
-        "simulator_version": SIMULATOR_VERSION,
+        "simulated": provenance.simulated,
+        "provenance": provenance.to_json(),
         "steps": steps,
         "parameters": count_parameters(Generator(config.generator_spec())),
-        "seeds": {
-            "fit": config.seed,
-            "training_pairs": _bounds(TRAINING_SEEDS[: sizes.training_pairs]),
-            "validation_pairs": _bounds(VALIDATION_SEEDS[: sizes.validation_pairs]),
-            "test_pairs": _bounds(TEST_SEEDS[: sizes.test_pairs]),
-        },
+        "seed": config.seed,
         "git_commit": git_commit(),
         "torch": torch.__version__,
         "config": json.loads(config.model_dump_json()),
@@ -80,11 +76,6 @@ def build_bundle(run: Path, *, metrics: dict[str, Any], created_at: datetime) ->
         self_test=SelfTest(frame, result.strain, result.colour),
         card=render_card(config, training, metrics),
     )
-
-
-def _bounds(seeds: range) -> list[int]:
-    """First seed and the one after the last."""
-    return [seeds.start, seeds.stop]
 
 
 def git_commit() -> str:

@@ -23,5 +23,5 @@ def quick(
         ("test", TEST_SEEDS, sizes.test_pairs),
     ):
         fill(pairs / name, seeds[:n], processes)
-    run_fit(settings, pairs / "training", pairs / "validation", out, threads)
+    run_fit(settings, [pairs / "training"], [pairs / "validation"], out, threads=threads)
     run_export(out, pairs / "test", pairs / "training", out / "bundle", replace_it=True)

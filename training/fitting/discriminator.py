@@ -1,9 +1,24 @@
-"""Conditional PatchGAN discriminators: one judges [B-mode, strain], one [B-mode, colour]."""
+"""Conditional PatchGAN discriminators: of [B-mode, strain], of [B-mode, colour], and of the lesion."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
+
+LESION_SIDE = 64
+"""Pixels of the square into which a lesion's surroundings are scaled for their judge."""
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What one judge thinks of a batch."""
+
+    scores: torch.Tensor
+    """(N, 1, h, w); towards 1 for true, towards 0 for made."""
+    features: tuple[torch.Tensor, ...]
+    """What each of its layers saw."""
 
 
 class PatchDiscriminator(nn.Module):
@@ -23,25 +38,48 @@ class PatchDiscriminator(nn.Module):
         self.body = nn.ModuleList(spectral_norm(conv) for conv in convolutions)
         self.score = spectral_norm(nn.Conv2d(widths[-1], 1, 4, padding=1))
 
-    def forward(self, condition: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Return patch scores (N, 1, h, w); both inputs in [-1, 1] or [0, 1], same size."""
-        x = torch.cat([condition, image], dim=1)
+    def forward(self, x: torch.Tensor) -> Verdict:
+        """x  (N, c_in, H, W), condition and picture, in [-1, 1] or [0, 1]."""
+        seen = []
         for conv in self.body:
             x = functional.leaky_relu(conv(x), 0.2)
-        scores: torch.Tensor = self.score(x)
-        return scores
+            seen.append(x)
+        return Verdict(self.score(x), tuple(seen))
 
 
-class DiscriminatorPair(nn.Module):
-    """The two judges of the paper, trained by one optimiser."""
+class Judges(nn.Module):
+    """The two judges of the paper, at one or two scales, and one of the lesion; one optimiser trains them."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, scales: int = 1, *, lesion: bool = True) -> None:
         super().__init__()
-        self.strain = PatchDiscriminator(2, features)
-        self.colour = PatchDiscriminator(4, features)
+        self.strain = nn.ModuleList(PatchDiscriminator(2, features) for _ in range(scales))
+        self.colour = nn.ModuleList(PatchDiscriminator(4, features) for _ in range(scales))
+        self.lesion = PatchDiscriminator(5, features, layers=2) if lesion else None
 
     def forward(
-        self, bmode: torch.Tensor, strain: torch.Tensor, colour: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the patch scores of the mapped and of the colour E-mode."""
-        return self.strain(bmode, strain), self.colour(bmode, colour)
+        self, bmode: torch.Tensor, strain: torch.Tensor, colour: torch.Tensor, box: torch.Tensor
+    ) -> list[Verdict]:
+        """Judge the mapped and the colour E-mode, (N, 1, H, W) and (N, 3, H, W), of a B-mode (N, 1, H, W).
+
+        box  (N, 4): centre x, centre y, half width, half height of the lesion's surroundings, in the
+             coordinates of grid_sample: -1 to 1.
+        """
+        verdicts = []
+        for judges, image in ((self.strain, strain), (self.colour, colour)):
+            both = torch.cat([bmode, image], dim=1)
+            for judge in judges:
+                verdicts.append(judge(both))
+                both = functional.avg_pool2d(both, 2)
+        if self.lesion is not None:
+            verdicts.append(self.lesion(crop(torch.cat([bmode, strain, colour], dim=1), box)))
+        return verdicts
+
+
+def crop(image: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+    """Cut a box (N, 4) out of each picture (N, C, H, W) and scale it to LESION_SIDE."""
+    n = len(image)
+    zero = torch.zeros_like(box[:, 0])
+    x, y, half_width, half_height = box.unbind(1)
+    rows = torch.stack([half_width, zero, x, zero, half_height, y], dim=1).view(n, 2, 3)
+    grid = functional.affine_grid(rows, [n, image.shape[1], LESION_SIDE, LESION_SIDE], align_corners=False)
+    return functional.grid_sample(image.float(), grid, align_corners=False)

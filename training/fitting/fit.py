@@ -1,8 +1,7 @@
 """The training run: epochs over pairs, a log line and a sample sheet each, resumable at any step."""
 
-import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +10,18 @@ import torch
 from training.config import TrainingConfig
 from training.errors import CheckpointInvalid, TooFewPairs
 from training.fitting.checkpoint import load_checkpoint, save_checkpoint
+from training.fitting.journal import Journal
 from training.fitting.losses import ncc
+from training.fitting.parallel import World
+from training.fitting.schedule import Schedule
 from training.fitting.sheet import write_sheet
 from training.fitting.step import Losses, Trainer
-from training.pairs.samples import Samples, draw_batch, epoch_order, step_rng
+from training.pairs.augment import augment
+from training.pairs.provenance import Provenance
+from training.pairs.samples import Samples, box_area, epoch_order, lesion_boxes, step_rng, take
 
-LOG = "log.csv"
-COLUMNS = (
-    "epoch", "step", "seconds", "loss", "strain_l1", "colour_l1", "ncc", "gradient", "adversarial",
-    "discriminator", "validation_ncc", "validation_lesion_ncc",
-)  # fmt: skip
+ALONE = World(torch.device("cpu"))
+UNKNOWN = Provenance()
 
 
 @dataclass(frozen=True)
@@ -41,97 +42,104 @@ def fit(
     validation: Samples,
     out: Path,
     *,
+    world: World = ALONE,
+    provenance: Provenance = UNKNOWN,
+    start: Mapping[str, torch.Tensor] | None = None,
     report: Callable[[Progress], None] = lambda _: None,
     checkpoint_every: int = 200,
     stop_after: int | None = None,
 ) -> Trainer:
     """Train, or go on with the run in `out`, until the last epoch (or step `stop_after`).
 
-    Writes checkpoint.pt, log.csv and samples/epoch-NNN.png. The same configuration, pairs and
-    machine give the same weights however often the run was interrupted.
+    provenance  what the pairs are; kept with the run, and part of its identity.
+    start       weights of a generator of the same configuration to begin with, instead of random ones.
+
+    Writes checkpoint.pt, log.csv, events/ and samples/epoch-NNN.png. The same configuration, pairs, machine
+    and number of processes give the same weights however often the run was interrupted.
 
     Raises CheckpointInvalid if `out` holds another configuration's run, TooFewPairs, NotFinite.
     """
-    steps_per_epoch = len(training) // config.batch_size
-    if steps_per_epoch < 1 or len(validation) < 1:
-        raise TooFewPairs(
-            f"{len(training)} for training in batches of {config.batch_size}, "
-            f"{len(validation)} for validation"
-        )
-    (out / "samples").mkdir(parents=True, exist_ok=True)
-    total = steps_per_epoch * config.epochs
-    trainer = Trainer(config, total, config.warmup_epochs * steps_per_epoch)
-    identity = {"config": config.model_dump_json(), "training_pairs": len(training)}
+    if len(validation) < 1:
+        raise TooFewPairs("none for validation")
+    schedule = Schedule(config.phases, len(training), world.size)
+    if world.leads:
+        (out / "samples").mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config, world)
+    identity = {
+        "config": config.model_dump_json(),
+        "training_pairs": len(training),
+        "processes": world.size,
+        "provenance": provenance.to_json(),
+    }
+    if start is not None:
+        trainer.begin_with(start)
     sums: Losses = {}
     if (state := load_checkpoint(out)) is not None:
         if state["identity"] != identity:
             raise CheckpointInvalid(f"{out} holds a run with another configuration or other pairs", path=out)
         trainer.restore(state)
         sums = dict(state["sums"])
-    _trim_log(out / LOG, trainer.step)
+    journal = Journal(out, trainer.step) if world.leads else None
     started = time.monotonic()
-    while trainer.step < total and (stop_after is None or trainer.step < stop_after):
-        epoch, i = divmod(trainer.step, steps_per_epoch)
-        order = epoch_order(len(training), config.seed, epoch)
-        index = order[i * config.batch_size : (i + 1) * config.batch_size]
-        batch = draw_batch(training, index, step_rng(config.seed, epoch, i + 1))
-        losses = trainer.train_on(batch)
+    saved = trainer.step
+
+    def save() -> None:
+        if world.leads:
+            save_checkpoint(out, {**trainer.state(), "identity": identity, "sums": sums})
+
+    while trainer.step < schedule.total and (stop_after is None or trainer.step < stop_after):
+        at = schedule.at(trainer.step)
+        size = at.phase.batch_size
+        first = (at.index * world.size + world.rank) * size
+        index = epoch_order(len(training), config.seed, at.epoch)[first : first + size]
+        rng = step_rng(config.seed, at.epoch, at.index + 1, world.rank)
+        batch = augment(take(training, index, at.phase.shrink), rng)
+        losses = trainer.train_on(batch, at, rng)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value
-        last_of_epoch, row = i + 1 == steps_per_epoch, None
-        if last_of_epoch:
-            row = {name: value / steps_per_epoch for name, value in sums.items()}
-            row |= validate(trainer, validation, config.batch_size)
-            _append_log(
-                out / LOG,
-                {"epoch": epoch, "step": trainer.step, "seconds": time.monotonic() - started, **row},
-            )
-            write_sheet(out / "samples" / f"epoch-{epoch:03d}.png", trainer.ema, validation)
+        row = None
+        if at.last_of_epoch:
+            if journal is not None:
+                row = {name: value / schedule.steps_of(at.epoch) for name, value in sums.items()}
+                row |= validate(trainer, validation, size, at.phase.shrink)
+                journal.epoch(at.epoch, trainer.step, time.monotonic() - started, row)
+                write_sheet(out / "samples" / f"epoch-{at.epoch:03d}.png", trainer.ema, validation)
             sums = {}
-        if last_of_epoch or trainer.step % checkpoint_every == 0:
-            save_checkpoint(out, {**trainer.state(), "identity": identity, "sums": sums})
-        report(Progress(epoch, trainer.step, total, losses, row))
-    save_checkpoint(out, {**trainer.state(), "identity": identity, "sums": sums})
+        elif journal is not None and trainer.step % 20 == 0:
+            journal.step(trainer.step, losses)
+        if at.last_of_epoch or trainer.step % checkpoint_every == 0:
+            save()
+            saved = trainer.step
+        report(Progress(at.epoch, trainer.step, schedule.total, losses, row))
+    if saved != trainer.step:
+        save()
+    if journal is not None:
+        journal.close()
+    world.wait()
     return trainer
 
 
 @torch.no_grad()
-def validate(trainer: Trainer, validation: Samples, batch_size: int) -> Losses:
-    """Mean NCC of the moving-average generator, whole image and inside lesions, at network size."""
-    image, lesion = [], []
+def validate(trainer: Trainer, validation: Samples, batch_size: int, shrink: int = 1) -> Losses:
+    """Scores of the moving-average generator at network size: NCC of the image and of the lesion box (both
+    means), mean absolute error, and what the network expected it to be."""
+    image, lesion, errors, expected = [], [], [], []
     for index in torch.split(torch.arange(len(validation)), batch_size):
-        batch = draw_batch(validation, index, None)
-        strain = trainer.ema(batch.bmode.contiguous(memory_format=torch.channels_last)).strain
-        image.append(ncc(strain, batch.strain, batch.covered))
-        has = batch.lesion.flatten(1).sum(dim=1) > 0
-        # Lesion and a ring around it: a constant inside has no correlation of its own.
-        ring = torch.nn.functional.max_pool2d(batch.lesion, 9, stride=1, padding=4) * batch.covered
-        lesion.append(ncc(strain, batch.strain, ring)[has])
-    inside = torch.cat(lesion)
-    return {
+        batch = take(validation, index, shrink)
+        made = trainer.ema(batch.bmode.contiguous(memory_format=torch.channels_last))
+        image.append(ncc(made.strain, batch.strain, batch.covered))
+        boxes = lesion_boxes(batch.lesion)
+        has = boxes[:, 2] > 0
+        lesion.append(ncc(made.strain, batch.strain, box_area(boxes, batch.covered))[has])
+        inside = batch.covered > 0
+        errors.append((made.strain - batch.strain).abs()[inside].mean())
+        expected.append(made.spread[inside].mean())
+    inside_lesions = torch.cat(lesion)
+    scores = {
         "validation_ncc": float(torch.cat(image).mean()),
-        "validation_lesion_ncc": float(inside.mean()) if len(inside) else 0.0,
+        "validation_lesion_ncc": float(inside_lesions.mean()) if len(inside_lesions) else 0.0,
+        "validation_error": float(torch.stack(errors).mean()),
     }
-
-
-def _append_log(path: Path, row: dict[str, float]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        if new:
-            writer.writeheader()
-        writer.writerow(
-            {name: value if isinstance(value, int) else f"{value:.5g}" for name, value in row.items()}
-        )
-
-
-def _trim_log(path: Path, step: int) -> None:
-    """Drop rows written after the checkpoint that training goes on from: they will come again."""
-    if not path.exists():
-        return
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    if trainer.config.generator.uncertainty:
+        scores["validation_expected_error"] = float(torch.stack(expected).mean())
+    return scores

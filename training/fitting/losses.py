@@ -3,7 +3,11 @@
 weight  (N, 1, H, W), 0 where a frame does not cover the input, above 1 in lesions.
 """
 
+from collections.abc import Sequence
+
 import torch
+
+from training.fitting.discriminator import Verdict
 
 
 def weighted_l1(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -21,6 +25,12 @@ def ncc(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return covariance / variance.clamp_min(1e-8).sqrt()
 
 
+def lesion_ncc(a: torch.Tensor, b: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+    """NCC inside lesion boxes (N, 1, H, W), mean over those samples that have one; 0 if none has."""
+    has = box.flatten(1).sum(dim=1) > 0
+    return ncc(a, b, box)[has].mean() if bool(has.any()) else a.sum() * 0.0
+
+
 def gradient_l1(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Mean absolute difference of neighbouring-pixel steps: keeps borders of lesions in place."""
     difference = a - b
@@ -29,12 +39,45 @@ def gradient_l1(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch
     return (rows + columns) / (2 * weight.sum()).clamp_min(1e-6)
 
 
-def lsgan_discriminator(real: tuple[torch.Tensor, ...], made: tuple[torch.Tensor, ...]) -> torch.Tensor:
+def spread_likelihood(error: torch.Tensor, spread: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of absolute errors under a Laplace distribution of scale `spread`.
+
+    The error is taken as it is: a network must not be rewarded for being wrong where it said so.
+    """
+    values = error.detach().abs() / spread + spread.log()
+    return (values * weight).sum() / weight.sum().clamp_min(1e-6)
+
+
+def soft_inversion(colour: torch.Tensor, table: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Strain read back from an overlay, differentiably: entries weighted by nearness of chroma.
+
+    colour (N, 3, H, W) in [0, 1]; table (256, 3) in [0, 1]; return (N, 1, H, W).
+    """
+    chroma = (colour - colour.mean(dim=1, keepdim=True)) / alpha
+    entries = table - table.mean(dim=1, keepdim=True)
+    distance = torch.cdist(chroma.permute(0, 2, 3, 1).flatten(1, 2), entries.expand(len(colour), -1, -1))
+    weights = torch.softmax(-distance.square() / (2 * 0.03**2), dim=-1)
+    position = torch.linspace(0, 1, len(table), device=table.device)
+    return (weights @ position).view(len(colour), 1, *colour.shape[2:])
+
+
+def lsgan_discriminator(real: Sequence[Verdict], made: Sequence[Verdict]) -> torch.Tensor:
     """Least-squares loss of the judges: real patches towards 1, made ones towards 0."""
-    terms = [((r - 1) ** 2).mean() + (m**2).mean() for r, m in zip(real, made, strict=True)]
+    pairs = zip(real, made, strict=True)
+    terms = [((r.scores.float() - 1) ** 2).mean() + (m.scores.float() ** 2).mean() for r, m in pairs]
     return torch.stack(terms).mean() / 2
 
 
-def lsgan_generator(made: tuple[torch.Tensor, ...]) -> torch.Tensor:
+def lsgan_generator(made: Sequence[Verdict]) -> torch.Tensor:
     """Least-squares loss of the generator: made patches should score 1."""
-    return torch.stack([((m - 1) ** 2).mean() for m in made]).mean()
+    return torch.stack([((m.scores.float() - 1) ** 2).mean() for m in made]).mean()
+
+
+def feature_matching(real: Sequence[Verdict], made: Sequence[Verdict]) -> torch.Tensor:
+    """Mean absolute difference of what the judges' layers see (10.48550/arXiv.1711.11585)."""
+    terms = [
+        (a.detach().float() - b.float()).abs().mean()
+        for r, m in zip(real, made, strict=True)
+        for a, b in zip(r.features, m.features, strict=True)
+    ]
+    return torch.stack(terms).mean()

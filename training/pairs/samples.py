@@ -1,4 +1,4 @@
-"""Pairs at network size, held in memory as bytes, and the batches drawn from them."""
+"""Pairs at network size, held in memory as bytes, and the batches taken from them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,37 @@ from training.pairs.pair import Pair
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """All pairs of a set, each tensor uint8 (N, 1, height, width)."""
+    """All pairs of a set; pictures are uint8 (N, 1, height, width)."""
 
     bmode: torch.Tensor
+    strain: torch.Tensor
+    lesion: torch.Tensor
+    placement: torch.Tensor
+    """int64 (N, 4): top, left, bottom, right of the frame within the picture; padding lies outside."""
+
+    def __len__(self) -> int:
+        return len(self.bmode)
+
+    def to(self, device: torch.device) -> "Samples":
+        """Move everything to a device: on a GPU that can hold them, batches then cost no transfer."""
+        return Samples(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+    @classmethod
+    def empty(cls, n: int, spec: PreprocessSpec) -> "Samples":
+        """Room for `n` pairs."""
+
+        def picture() -> torch.Tensor:
+            return torch.zeros((n, 1, spec.height, spec.width), dtype=torch.uint8)
+
+        return cls(picture(), picture(), picture(), torch.zeros((n, 4), dtype=torch.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One batch of float32 tensors (N, 1, height, width)."""
+
+    bmode: torch.Tensor
+    """[-1, 1], as `to_tensor` gives it."""
     strain: torch.Tensor
     lesion: torch.Tensor
     covered: torch.Tensor
@@ -28,22 +56,9 @@ class Samples:
         return len(self.bmode)
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One batch of float32 tensors (N, 1, height, width)."""
-
-    bmode: torch.Tensor
-    """[-1, 1], as `to_tensor` gives it, then augmented."""
-    strain: torch.Tensor
-    lesion: torch.Tensor
-    covered: torch.Tensor
-
-
 def load_samples(files: Sequence[Path], spec: PreprocessSpec) -> Iterator[tuple[int, Samples]]:
     """Read pairs one by one; yields (how many are read, the growing set) for progress bars."""
-    n = len(files)
-    empty = [torch.zeros((n, 1, spec.height, spec.width), dtype=torch.uint8) for _ in range(4)]
-    samples = Samples(*empty)
+    samples = Samples.empty(len(files), spec)
     for i, file in enumerate(files):
         _fill(samples, i, read_pair(file), spec)
         yield i + 1, samples
@@ -51,7 +66,7 @@ def load_samples(files: Sequence[Path], spec: PreprocessSpec) -> Iterator[tuple[
 
 def load_all(files: Sequence[Path], spec: PreprocessSpec) -> Samples:
     """Read every pair of a list of files."""
-    samples = Samples(*(torch.zeros((0, 1, spec.height, spec.width), dtype=torch.uint8) for _ in range(4)))
+    samples = Samples.empty(0, spec)
     for _, samples in load_samples(files, spec):  # noqa: B007 - the last one is whole
         pass
     return samples
@@ -70,30 +85,52 @@ def _fill(samples: Samples, i: int, pair: Pair, spec: PreprocessSpec) -> None:
     samples.strain[i, 0, at.rows, at.columns] = shrink(pair.strain)
     if pair.mask is not None:
         samples.lesion[i, 0, at.rows, at.columns] = (shrink(pair.mask.astype(np.float32)) > 127).byte()
-    samples.covered[i, 0, at.rows, at.columns] = 1
+    samples.placement[i] = torch.tensor([at.rows.start, at.columns.start, at.rows.stop, at.columns.stop])
 
 
-def draw_batch(samples: Samples, index: torch.Tensor, rng: torch.Generator | None) -> Batch:
-    """Take the pairs of one batch; with `rng`, flip pairs and change the grey curve of B-mode alone."""
-    bmode = samples.bmode[index].float() / 255.0
-    covered = samples.covered[index].float()
-    parts = [bmode, samples.strain[index].float() / 255.0, samples.lesion[index].float(), covered]
-    if rng is not None:
-        n = len(index)
-        # One draw for the pair: flipping B-mode and strain apart would misalign them.
-        flip = torch.rand((n, 1, 1, 1), generator=rng) < 0.5
-        parts = [torch.where(flip, part.flip(-1), part) for part in parts]
+def take(samples: Samples, index: torch.Tensor, shrink: int = 1) -> Batch:
+    """Take the pairs of one batch as they are, smaller by `shrink`."""
+    index = index.to(samples.bmode.device)
+    height, width = samples.bmode.shape[2:]
+    top, left, bottom, right = samples.placement[index].view(-1, 4, 1, 1).unbind(1)
+    rows = torch.arange(height, device=index.device).view(1, -1, 1)
+    columns = torch.arange(width, device=index.device).view(1, 1, -1)
+    covered = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    bmode = samples.bmode[index].float() / 127.5 - 1.0
+    parts = [bmode, samples.strain[index].float() / 255.0, samples.lesion[index].float()]
+    parts.append(covered.unsqueeze(1).float())
+    if shrink > 1:
+        parts = [functional.avg_pool2d(part, shrink) for part in parts]
+        parts[2:] = [(part >= 0.5).float() for part in parts[2:]]
+    return Batch(*parts)
 
-        def uniform(low: float, high: float) -> torch.Tensor:
-            return low + (high - low) * torch.rand((n, 1, 1, 1), generator=rng)
 
-        # What scanners change and tissue does not: speckle reduction, grey curve, contrast, gain, TGC.
-        blurred = functional.avg_pool2d(parts[0], 3, stride=1, padding=1, count_include_pad=False)
-        bmode = parts[0].lerp(blurred, uniform(0.0, 1.0)).clamp_min(1e-4) ** uniform(0.7, 1.4)
-        ramp = torch.linspace(-0.5, 0.5, bmode.shape[2]).view(1, 1, -1, 1) * uniform(-0.3, 0.3)
-        bmode = ((bmode - 0.4) * uniform(0.75, 1.25) + 0.4 + uniform(-0.12, 0.12) + ramp).clamp(0.0, 1.0)
-        parts[0] = torch.where(parts[3] > 0, bmode, parts[0])
-    return Batch(parts[0] * 2.0 - 1.0, *parts[1:])
+def lesion_boxes(lesion: torch.Tensor, margin: float = 0.2) -> torch.Tensor:
+    """Bounding boxes of lesions (N, 1, H, W), wider by a share of their size on each side.
+
+    return (N, 4): centre x, centre y, half width, half height in the coordinates of grid_sample (-1 to
+           1 over the picture); zeros where there is no lesion.
+    """
+    ends = []
+    for axis in (3, 2):
+        inside = lesion.amax(dim=5 - axis).squeeze(1) > 0
+        n = inside.shape[1]
+        first = inside.float().argmax(dim=1)
+        last = n - inside.flip(1).float().argmax(dim=1)
+        ends.append(((first + last).float() / n - 1.0, (last - first).float() / n * (1.0 + 2.0 * margin)))
+    boxes = torch.stack([ends[0][0], ends[1][0], ends[0][1], ends[1][1]], dim=1)
+    has = lesion.flatten(1).amax(dim=1) > 0
+    return boxes * has.unsqueeze(1)
+
+
+def box_area(boxes: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
+    """Boxes (N, 4) as pictures: 1 inside, 0 outside and in the padding; shape of covered (N, 1, H, W)."""
+    height, width = covered.shape[2:]
+    y = (torch.arange(height, device=covered.device) + 0.5).view(1, 1, -1, 1) * 2 / height - 1
+    x = (torch.arange(width, device=covered.device) + 0.5).view(1, 1, 1, -1) * 2 / width - 1
+    centre_x, centre_y, half_width, half_height = boxes.view(-1, 4, 1, 1, 1).unbind(1)
+    inside = ((x - centre_x).abs() <= half_width) & ((y - centre_y).abs() <= half_height)
+    return inside * (half_width > 0) * covered
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
@@ -101,7 +138,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(n, generator=step_rng(seed, epoch, 0))
 
 
-def step_rng(seed: int, epoch: int, step: int) -> torch.Generator:
+def step_rng(seed: int, epoch: int, step: int, rank: int = 0) -> torch.Generator:
     """Random numbers of one training step, the same however often training was interrupted."""
-    state = np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF)
