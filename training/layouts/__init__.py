@@ -1,0 +1,1 @@
+"""Tissue maps over real B-mode: layers that it shows, the lesion of its mask, stiffness by its label."""
