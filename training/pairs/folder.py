@@ -44,6 +44,8 @@ class PairFolder:
     root: Path
     maker: Maker
     files: tuple[Path, ...]
+    note: str = ""
+    """What the pairs were made from, where the maker alone does not tell."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -74,17 +76,22 @@ def open_folder(root: Path) -> PairFolder:
         keys = ", ".join(sorted(_HEADER_KEYS))
         raise PairFolderInvalid(f"{header_file} is not {FORMAT} version {VERSION} with {keys}", path=root)
     maker = Maker(str(header["maker"]), int(header["maker_version"]), bool(header["simulated"]))
-    return PairFolder(root, maker, tuple(sorted(root.glob("pair-*.npz"))))
+    return PairFolder(root, maker, tuple(sorted(root.glob("pair-*.npz"))), str(header["note"]))
 
 
 def open_or_create(root: Path, maker: Maker, note: str = "") -> PairFolder:
-    """Open a folder to add pairs to it; PairFolderInvalid if something else made what is there."""
+    """Open a folder to add pairs to it; PairFolderInvalid if something else made what is there.
+
+    note  what pairs are made from; a folder with another one is refused, none asks for nothing.
+    """
     if not (root / "dataset.json").exists():
         write_header(root, maker, note)
     folder = open_folder(root)
     if folder.maker != maker:
         theirs, ours = (f"{m.name} version {m.version}" for m in (folder.maker, maker))
         raise PairFolderInvalid(f"{root} was made by {theirs}, this is {ours}; use another folder", path=root)
+    if note and folder.note != note:
+        raise PairFolderInvalid(f'{root} holds "{folder.note}", not "{note}"; use another folder', path=root)
     return folder
 
 

@@ -12,6 +12,7 @@ Each mask has the size of its image. Public sets come into this form by writing 
 """
 
 import csv
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,11 @@ def read_index(root: Path) -> tuple[Entry, ...]:
     if not entries:
         raise StillsInvalid(f"{index} lists no still", path=root)
     return tuple(entries)
+
+
+def index_digest(root: Path) -> str:
+    """SHA-256 of the index of a folder, hexadecimal."""
+    return hashlib.sha256((root / "index.csv").read_bytes()).hexdigest()
 
 
 def read_still(entry: Entry) -> Still | Skip:
