@@ -1,6 +1,6 @@
 """Random changes of a batch: of the pair together what moves tissue, of B-mode alone what scanners do.
 
-Random numbers are drawn on the CPU whatever the device, so that a run is the same everywhere.
+What is drawn for a pair is drawn on the CPU; only speckle, a number for each pixel, is drawn where it is used.
 """
 
 import torch
@@ -79,7 +79,9 @@ def look(batch: Batch, rng: torch.Generator) -> Batch:
     # From doubly smoothed to sharpened: speckle reduction, resolution, edge enhancement.
     amount = uniform(-0.4, 1.6)
     grey = grey.lerp(blurred, amount.clamp(-1.0, 1.0)).lerp(coarse, (amount - 1.0).clamp_min(0.0))
-    fine = torch.randn((n, 1, height, width), generator=rng).to(device)
+    seed = int(torch.randint(2**62, (1,), generator=rng))
+    there = torch.Generator(device).manual_seed(seed)
+    fine = torch.randn((n, 1, height, width), generator=there, device=device)
     grey = grey * (1.0 + uniform(0.0, 0.12) * fine)
     grey = grey.clamp(1e-4, 1.0) ** uniform(0.65, 1.5)
     down = torch.linspace(-0.5, 0.5, height, device=device).view(1, 1, -1, 1) * uniform(-0.3, 0.3)
