@@ -1,6 +1,7 @@
 """Random changes of a batch: of the pair together what moves tissue, of B-mode alone what scanners do.
 
-What is drawn for a pair is drawn on the CPU; only speckle, a number for each pixel, is drawn where it is used.
+What is drawn for a pair is drawn on the CPU; only speckle, a number for each pixel, is drawn where it
+is used.
 """
 
 import torch
