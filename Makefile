@@ -12,8 +12,10 @@ CASES ?= 10000
 SEED ?=
 WITHOUT ?=
 REPORT ?=
+BUSI ?=
+RUNS ?= runs/default
 
-.PHONY: help install test lint audit chaos fuzz run demo train measure-outage clean
+.PHONY: help install test lint audit chaos fuzz run demo train train-default measure-outage clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,8 +57,22 @@ run: install  ## start the service with CONFIG (deploy/emode.yaml)
 demo: install  ## send a study through a real node into a real archive; STUDY=folder takes your own
 	$(BIN)/emode demo $(if $(STUDY),--study '$(STUDY)')
 
-train: install  ## train a small bundle from nothing on this machine (see README)
+train: install  ## train a first small bundle from nothing on this machine, in minutes
 	$(BIN)/emode-train quick --out runs/quick
+
+TRAIN := $(BIN)/emode-train
+train-default: install  ## train the bundle that ships: about two hours; BUSI=folder with its stills
+	@test -n '$(BUSI)' || { echo "Say where the BUSI stills are: make train-default BUSI=folder"; exit 2; }
+	$(TRAIN) simulate --n 10000 --seed 0 --out $(RUNS)/simulated
+	$(TRAIN) simulate --n 300 --seed 1000000 --out $(RUNS)/validation
+	$(TRAIN) simulate --n 300 --seed 2000000 --out $(RUNS)/test
+	$(TRAIN) simulate --layouts '$(BUSI)' --draws 6 --out $(RUNS)/layouts
+	$(TRAIN) fit --config small-base --training $(RUNS)/simulated --validation $(RUNS)/validation --out $(RUNS)/base
+	$(TRAIN) export --run $(RUNS)/base --data $(RUNS)/test --training $(RUNS)/simulated --out $(RUNS)/base/bundle --replace
+	$(TRAIN) fit --config small --start $(RUNS)/base/bundle --training $(RUNS)/simulated \
+		--training $(RUNS)/layouts/training --training $(RUNS)/layouts/training \
+		--validation $(RUNS)/validation --out $(RUNS)/small
+	$(TRAIN) export --run $(RUNS)/small --data $(RUNS)/test --training $(RUNS)/simulated --out $(RUNS)/small/bundle --replace
 
 measure-outage: install  ## how long a dead destination delays the others
 	$(BIN)/python -P tests/measure/dead_destination.py

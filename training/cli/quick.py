@@ -10,7 +10,7 @@ from training.simulator.simulate import TEST_SEEDS, TRAINING_SEEDS, VALIDATION_S
 @app.command()
 def quick(
     out: Out,
-    config: Config = "small",
+    config: Config = "quick",
     threads: Threads = None,
     processes: Processes = None,
 ) -> None:
