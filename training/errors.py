@@ -41,3 +41,11 @@ class StillsInvalid(TrainingError):
 
 class StillInvalid(TrainingError):
     """The still cannot be read with its masks; mend the file, or take its line out of index.csv."""
+
+
+class RefereeUnavailable(TrainingError):
+    """The second simulator needs a finite-element library that is not installed here."""
+
+
+class OnlyForJudging(TrainingError):
+    """These pairs judge models; a model that has seen them could not be judged by them."""

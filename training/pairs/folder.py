@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from training.errors import PairFolderInvalid, PairInvalid
+from training.errors import OnlyForJudging, PairFolderInvalid, PairInvalid
 from training.pairs.pair import Pair
 from training.replacing import replacing
 
 FORMAT, VERSION = "emode-pairs", 1
+REFEREE = "referee"
+"""Maker of the pairs that only judge."""
 _HEADER_KEYS = {"format", "version", "simulated", "maker", "maker_version", "note"}
 
 
@@ -77,6 +79,12 @@ def open_folder(root: Path) -> PairFolder:
         raise PairFolderInvalid(f"{header_file} is not {FORMAT} version {VERSION} with {keys}", path=root)
     maker = Maker(str(header["maker"]), int(header["maker_version"]), bool(header["simulated"]))
     return PairFolder(root, maker, tuple(sorted(root.glob("pair-*.npz"))), str(header["note"]))
+
+
+def refuse_for_training(folder: PairFolder) -> None:
+    """Raise OnlyForJudging if nothing may be learnt from these pairs, nor an epoch be chosen by them."""
+    if folder.maker.name == REFEREE:
+        raise OnlyForJudging(f"{folder.root} was made by the second simulator", path=folder.root)
 
 
 def open_or_create(root: Path, maker: Maker, note: str = "") -> PairFolder:
