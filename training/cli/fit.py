@@ -15,7 +15,7 @@ from training.errors import TooFewPairs
 from training.fitting.fit import Progress
 from training.fitting.fit import fit as fit_generator
 from training.fitting.parallel import joined
-from training.pairs.folder import open_folder
+from training.pairs.folder import open_folder, refuse_for_training
 from training.pairs.provenance import Provenance
 from training.pairs.samples import Samples, load_samples
 
@@ -60,6 +60,8 @@ def run_fit(
 ) -> None:
     """Read the pairs and train, with a progress bar."""
     use_threads(threads)
+    for folder in (*training, *validation):
+        refuse_for_training(open_folder(folder))
     bundle = None if start is None else read_bundle(start)
     provenance = Provenance.of(training, validation, "" if bundle is None else bundle.id)
     with joined(device) as world, Bar(console=console, disable=not world.leads) as bar:

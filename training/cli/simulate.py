@@ -1,5 +1,7 @@
 """`emode-train simulate`: pairs whose strain is computed."""
 
+from collections.abc import Callable
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +11,19 @@ from rich.progress import Progress as Bar
 
 from training.cli.app import Out, Processes, app, console
 from training.layouts.pairs import LAYOUTS, MAX_DRAWS, make_pair, pair_number
-from training.pairs.folder import open_or_create
+from training.pairs.folder import REFEREE, Maker, open_or_create
 from training.pairs.generate import generate
+from training.pairs.pair import Pair
 from training.pairs.split import Side, side_of
 from training.pairs.stills import Entry, Still, index_digest, read_index, read_still
 from training.simulator.simulate import SIMULATOR, TRAINING_SEEDS, simulate_pair
+
+
+class Simulator(StrEnum):
+    """Who makes pairs with --n."""
+
+    PHANTOMS = "phantoms"
+    REFEREE = REFEREE
 
 
 @app.command()
@@ -38,6 +48,13 @@ def simulate(
             "from there for validation, from 2 000 000 for tests. With --layouts: of the first draw.",
         ),
     ] = TRAINING_SEEDS[0],
+    simulator: Annotated[
+        Simulator,
+        typer.Option(
+            help="With --n: phantoms are for training and tests; referee makes pairs by other methods, which "
+            "only judge (evaluate, compare) and which fit refuses. It needs the extra emode[referee]."
+        ),
+    ] = Simulator.PHANTOMS,
     processes: Processes = None,
 ) -> None:
     """Make pairs whose strain is computed: of simulated tissue (--n), or beneath real B-mode (--layouts).
@@ -46,17 +63,37 @@ def simulate(
     """
     if (n is None) == (layouts is None):
         raise typer.BadParameter("give either --n, for simulated tissue, or --layouts")
+    if layouts is not None and simulator is not Simulator.PHANTOMS:
+        raise typer.BadParameter("--layouts goes without --simulator")
     if layouts is not None:
         fill_layouts(layouts, out, range(seed, seed + draws), processes)
     elif n is not None:
-        fill(out, range(seed, seed + n), processes)
+        make, maker = made_by(simulator)
+        fill(out, range(seed, seed + n), processes, make, maker)
         console.print(f"{n} pairs in {out}")
 
 
-def fill(out: Path, seeds: range, processes: int | None) -> None:
+def made_by(simulator: Simulator) -> tuple[Callable[[int], Pair], Maker]:
+    """Return what makes a pair of a seed, and its name; RefereeUnavailable if its library is missing."""
+    if simulator is Simulator.PHANTOMS:
+        return simulate_pair, SIMULATOR
+    # Only here: nothing else needs its finite-element library.
+    from training.referee import make
+
+    return make.make_pair, make.MAKER
+
+
+def fill(
+    out: Path,
+    seeds: range,
+    processes: int | None,
+    make: Callable[[int], Pair] = simulate_pair,
+    maker: Maker = SIMULATOR,
+) -> None:
+    """Fill a folder with the pairs of some seeds, with a progress bar."""
     with Bar(console=console) as bar:
         task = bar.add_task(f"simulate {out.name}", total=len(seeds))
-        for _ in generate(out, seeds, simulate_pair, SIMULATOR, processes):
+        for _ in generate(out, seeds, make, maker, processes):
             bar.advance(task)
 
 

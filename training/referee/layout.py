@@ -251,7 +251,7 @@ def _lesion(
     if kind == "none":
         return np.zeros(canvas.grid_x.shape, dtype=bool), info
     look = LOOKS[kind]
-    diameter, ratio = min(rng.uniform(*look.diameter_mm), 0.5 * depth), rng.uniform(*look.elongation)
+    diameter, ratio = min(rng.uniform(*look.diameter_mm), 0.45 * depth, 0.4 * width), rng.uniform(*look.elongation)
     high, wide = diameter * np.sqrt(ratio), diameter / np.sqrt(ratio)
     centre_x = rng.uniform(-0.28, 0.28) * width
     i = int(np.argmin(np.abs(canvas.x - centre_x)))
@@ -276,7 +276,10 @@ def _lesion(
 
 
 def _harden(canvas: _Canvas, whole: Mask, body: Mask, stiffness: float, beyond: float) -> None:
-    """Give a lesion its stiffness; a cancer's reaches into what looks healthy (Barr 2019, 10.1002/jum.14849)."""
+    """Give a lesion its stiffness.
+
+    A cancer's reaches into what looks healthy: it measures larger on strain (Barr 2019, 10.1002/jum.14849).
+    """
     rng = canvas.rng
     outside = distance_transform_edt(~body) * STEP_MM
     if beyond:

@@ -59,19 +59,52 @@ class Look:
 
 LOOKS = {
     "benign": Look(
-        (-9.0, -1.0), (-0.35, 0.1), (6.0, 20.0), (0.5, 0.9), ("superellipse", "lobulated"), 0.0, 45.0
+        echo_db=(-9.0, -1.0),
+        excess=(-0.35, 0.1),
+        diameter_mm=(6.0, 20.0),
+        elongation=(0.5, 0.9),
+        forms=("superellipse", "lobulated"),
+        halo=0.0,
+        scatterers=45.0,
     ),
     "malignant": Look(
-        (-15.0, -6.0), (0.0, 1.3), (6.0, 22.0), (0.75, 1.4), ("star", "star", "polygon"), 0.5, 30.0, even=False
+        echo_db=(-15.0, -6.0),
+        excess=(0.0, 1.3),
+        diameter_mm=(6.0, 22.0),
+        elongation=(0.75, 1.4),
+        forms=("star", "star", "polygon"),
+        halo=0.5,
+        scatterers=30.0,
+        even=False,
     ),
-    "cyst": Look((-45.0, -25.0), (-0.75, -0.6), (4.0, 20.0), (0.6, 1.05), ("superellipse",), 0.0, 30.0),
+    "cyst": Look(
+        echo_db=(-45.0, -25.0),
+        excess=(-0.75, -0.6),
+        diameter_mm=(4.0, 20.0),
+        elongation=(0.6, 1.05),
+        forms=("superellipse",),
+        halo=0.0,
+        scatterers=30.0,
+    ),
     "fat-like": Look(
-        (0.0, 6.0), (-0.2, 0.1), (7.0, 22.0), (0.4, 0.8), ("superellipse", "lobulated"), 0.0, 30.0
+        echo_db=(0.0, 6.0),
+        excess=(-0.2, 0.1),
+        diameter_mm=(7.0, 22.0),
+        elongation=(0.4, 0.8),
+        forms=("superellipse", "lobulated"),
+        halo=0.0,
+        scatterers=30.0,
     ),
     "isoechoic": Look(
-        (-1.5, 1.5), (-0.1, 0.3), (6.0, 18.0), (0.55, 1.1), ("superellipse", "lobulated", "polygon"), 0.1, 40.0
+        echo_db=(-1.5, 1.5),
+        excess=(-0.1, 0.3),
+        diameter_mm=(6.0, 18.0),
+        elongation=(0.55, 1.1),
+        forms=("superellipse", "lobulated", "polygon"),
+        halo=0.1,
+        scatterers=40.0,
     ),
-}  # fmt: skip
+}
 """Stavros 1995 (10.1148/radiology.196.1.7784555) and the BI-RADS lexicon: what is smooth, wide and lobed is
 mostly benign; what is angular, spiculated, taller than wide or casts a shadow is suspicious."""
 
@@ -92,4 +125,5 @@ STIFFEST = 16.0
 
 CONTRADICTION_SHARE = 0.15
 """How many lesions are not as stiff as their kind: a cancer as soft as benign tissue and the other way
-round, a cyst or lipoma that is as firm as benign tissue. An isoechoic lesion promises nothing, and may be either."""
+round, a cyst or lipoma that is as firm as a benign tumour. An isoechoic lesion promises nothing, and may
+be either."""
