@@ -251,7 +251,8 @@ def _lesion(
     if kind == "none":
         return np.zeros(canvas.grid_x.shape, dtype=bool), info
     look = LOOKS[kind]
-    diameter, ratio = min(rng.uniform(*look.diameter_mm), 0.45 * depth, 0.4 * width), rng.uniform(*look.elongation)
+    diameter = min(rng.uniform(*look.diameter_mm), 0.45 * depth, 0.4 * width)
+    ratio = rng.uniform(*look.elongation)
     high, wide = diameter * np.sqrt(ratio), diameter / np.sqrt(ratio)
     centre_x = rng.uniform(-0.28, 0.28) * width
     i = int(np.argmin(np.abs(canvas.x - centre_x)))
