@@ -59,7 +59,26 @@ def test_evaluate_prints_the_numbers_on_the_card(quick_run):
     assert len(report["per_pair"]) == 4
 
 
-@pytest.mark.parametrize("command", ["", "simulate", "fit", "evaluate", "export", "quick"])
+def test_speed_says_what_was_measured_on_what(quick_run):
+    done = emode_train(
+        "speed",
+        "--json",
+        "--threads",
+        "1",
+        "--runs",
+        "4",
+        "--side",
+        "64",
+        "--bundle",
+        str(quick_run / "bundle"),
+    )
+    found = json.loads(done.stdout)
+    assert (found["threads"], found["side"]) == (1, 64)
+    for part in ("network", "whole"):
+        assert 0 < found[part]["low"] <= found[part]["median"] <= found[part]["high"]
+
+
+@pytest.mark.parametrize("command", ["", "simulate", "fit", "evaluate", "export", "quick", "speed"])
 def test_help_says_what_it_does(command):
     done = CliRunner().invoke(app, [*command.split(), "--help"])
     assert done.exit_code == 0
