@@ -14,7 +14,7 @@ from training.cli.main import app
 from training.errors import PairFolderInvalid, StillInvalid
 from training.layouts.evidence import Evidence, evidence_of
 from training.layouts.layers import best_path, draw_layers
-from training.layouts.layout import CYST_SHARE, DrawnLesion, _draw_lesion, draw_layout, signed_distance
+from training.layouts.layout import CYST_SHARE, DrawnLesion, draw_layout, draw_lesion, signed_distance
 from training.layouts.pairs import LAYOUTS, draw_depth_mm, draw_pair, make_pair, pair_number
 from training.pairs.folder import open_folder, open_or_create
 from training.pairs.generate import pair_path
@@ -22,9 +22,9 @@ from training.pairs.pair import Pair
 from training.pairs.split import side_of
 from training.pairs.stills import Label, Still, read_index
 from training.simulator import tissue
-from training.simulator.anatomy import ROWS, draw_phantom
+from training.simulator.anatomy import ROWS
 from training.simulator.noise import random_field
-from training.simulator.simulate import _TISSUE, SIMULATOR_VERSION, simulate_pair
+from training.simulator.simulate import phantom_of, simulate_pair
 
 DEPTH_MM = 40.0
 H = DEPTH_MM / ROWS
@@ -146,7 +146,7 @@ def test_maps_agree_with_the_tissue_beneath_simulated_b_mode():
     """Where the truth is known: the map of a still tells more of its tissue than that of another does."""
     own, other, before = [], [], None
     for seed in range(1000, 1007):
-        phantom = draw_phantom(np.random.default_rng([SIMULATOR_VERSION, seed, _TISSUE]))
+        phantom = phantom_of(seed)
         pair = simulate_pair(seed)
         still = Still(pair.bmode, pair.mask, "normal" if pair.mask is None else "benign", "g", "n")
         evidence = evidence_of(still, phantom.depth_mm)
@@ -191,7 +191,7 @@ def test_signed_distance():
 
 def drawn(label: Label, fluid: bool, n: int = 3000) -> list[DrawnLesion]:
     rng = np.random.default_rng(5)
-    return [_draw_lesion(rng, label, fluid) for _ in range(n)]
+    return [draw_lesion(rng, label, fluid) for _ in range(n)]
 
 
 def test_lesions_are_as_stiff_as_their_label_may_be_and_some_contradict_it():
@@ -316,6 +316,17 @@ def test_frames_of_any_size_get_a_strain_of_their_size():
         pair = draw_pair(still, evidence_of(still, depth), 0)
         assert pair.strain.shape == shape
         assert pair.spacing_mm * shape[0] == pytest.approx(depth)
+
+
+@pytest.mark.parametrize("part", [slice(0, 1), slice(None)], ids=["one pixel", "everything"])
+def test_lesions_of_any_size_have_a_stiffness(part):
+    mask = np.zeros((500, 400), bool)
+    mask[part, part] = True
+    still = Still(speckled(np.full(mask.shape, 110.0)), mask, "malignant", "g", "n")
+    pair = draw_pair(still, evidence_of(still, DEPTH_MM), 0)
+    assert pair.info["stiffness"] > 0
+    assert np.isfinite(pair.strain).all()
+    assert pair.strain.std() > 0.01
 
 
 def test_draws_out_of_range_are_refused(stills):

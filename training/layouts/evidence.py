@@ -50,7 +50,9 @@ def evidence_of(still: Still, depth_mm: float) -> Evidence:
     small = cv2.resize(still.frame, size, interpolation=cv2.INTER_AREA)
     mask = np.zeros((ROWS, size[0]), dtype=bool)
     if still.mask is not None:
-        mask = cv2.resize(still.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
+        covered = cv2.resize(still.mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        # A lesion thinner than a pixel of the grid is still one.
+        mask = covered > (0.5 if covered.max() > 0.5 else 0)
     # The median takes callipers and letters out.
     grey = cv2.medianBlur(small, 5).astype(np.float64)
     near = _dilated(mask, 1.5 / h)

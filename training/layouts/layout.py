@@ -84,7 +84,7 @@ def draw_layout(rng: np.random.Generator, evidence: Evidence, label: Label) -> L
     lesion, layered = None, None
     if evidence.mask.any():
         mask = np.pad(evidence.mask, [(0, 0), (margin, margin)], mode="reflect")
-        lesion = _draw_lesion(rng, label, evidence.fluid)
+        lesion = draw_lesion(rng, label, evidence.fluid)
         inner = draw_inner_stiffness(rng, shape, h)
         overreach = rng.uniform(*tissue.STIFFNESSES[lesion.stiffness_kind].overreach_mm)
         stiffen(log_stiffness, signed_distance(mask) * h, lesion.stiffness, overreach, inner)
@@ -92,7 +92,8 @@ def draw_layout(rng: np.random.Generator, evidence: Evidence, label: Label) -> L
     return Layout(uneven_stiffness(rng, log_stiffness, h), margin, h, layers, lesion, layered)
 
 
-def _draw_lesion(rng: np.random.Generator, label: Label, fluid: bool) -> DrawnLesion:
+def draw_lesion(rng: np.random.Generator, label: Label, fluid: bool) -> DrawnLesion:
+    """Draw what the lesion of a still may be, by its label; `fluid` says that it looks like fluid."""
     cyst = rng.random() < CYST_SHARE
     # A lesion outlined in a still that is labelled normal can only be a benign one.
     kind = "malignant" if label == "malignant" else "cyst" if fluid and cyst else "benign"

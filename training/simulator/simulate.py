@@ -4,7 +4,7 @@ import numpy as np
 
 from training.pairs.folder import Maker
 from training.pairs.pair import Pair, strain_index
-from training.simulator.anatomy import draw_phantom
+from training.simulator.anatomy import Phantom, draw_phantom
 from training.simulator.annotations import annotate
 from training.simulator.measurement import measured_strain
 from training.simulator.ultrasound import draw_look, render_bmode
@@ -23,9 +23,14 @@ _TISSUE, _SCANNER, _PRESS = 1, 2, 3
 # Separate streams of random numbers, so that more looks of one phantom never change its strain.
 
 
+def phantom_of(seed: int) -> Phantom:
+    """Draw the tissue of one seed."""
+    return draw_phantom(np.random.default_rng([SIMULATOR_VERSION, seed, _TISSUE]))
+
+
 def simulate_pair(seed: int, look: int = 0) -> Pair:
     """Make the pair of one seed; `look` > 0 gives other scanners' B-mode of the same strain."""
-    phantom = draw_phantom(np.random.default_rng([SIMULATOR_VERSION, seed, _TISSUE]))
+    phantom = phantom_of(seed)
     lesion = phantom.lesion
     bgr = lesion.mask if lesion is not None and lesion.bgr else None
     rng = np.random.default_rng([SIMULATOR_VERSION, seed, _PRESS])
