@@ -49,3 +49,15 @@ class RefereeUnavailable(TrainingError):
 
 class OnlyForJudging(TrainingError):
     """These pairs judge models; a model that has seen them could not be judged by them."""
+
+
+class ScoresDiffer(TrainingError):
+    """Two models can only be compared on the same pairs; score both on the same folders."""
+
+
+class PictureNotWritten(TrainingError):
+    """The picture could not be encoded as PNG."""
+
+
+class ArgumentsInvalid(TrainingError):
+    """The arguments do not say what to do; see --help."""

@@ -2,76 +2,111 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import Progress as Bar
-from rich.table import Table
 
 from model.bundle import read_bundle
+from model.generator import GeneratorSpec
+from model.inference import Inference
 from model.predict import Predictor
 from training.cli.app import Threads, app, console, use_threads
+from training.cli.tables import table_of
+from training.errors import ArgumentsInvalid
 from training.pairs.folder import open_folder
-from training.scoring.evaluate import Predicts, Report
+from training.replacing import replacing
+from training.scoring.evaluate import Predicts
 from training.scoring.evaluate import evaluate as evaluate_pairs
-from training.scoring.scores import mean_map
+from training.scoring.measures import Palette
+from training.scoring.pictures import write_examples
+from training.scoring.references import mean_map
+from training.scoring.regions import Map
+from training.scoring.report import Report
+from training.scoring.sources import open_pairs
+
+BundleFolder = Annotated[Path, typer.Option(help="Bundle folder.")]
+Training = Annotated[
+    Path | None,
+    typer.Option(help="Training pairs, for the mean-map floor; without, the mean of the other pairs."),
+]
+Json = Annotated[
+    Path | None, typer.Option("--json", help='Write the whole report here as JSON; "-" prints it.')
+]
+More = Annotated[
+    list[Path] | None, typer.Argument(metavar="[DIR]...", help="Further folders, as in --data A B C.")
+]
+STDOUT = Path("-")
 
 
 @app.command()
 def evaluate(
-    bundle: Annotated[Path, typer.Option(help="Bundle folder.")],
-    data: Annotated[Path, typer.Option(help="Folder of pairs that the bundle was not trained on.")],
-    training: Annotated[
-        Path | None,
-        typer.Option(help="Training pairs, for the mean-map floor; without, the mean of the other pairs."),
+    bundle: BundleFolder,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of pairs that the bundle was not trained on; several may be given."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
+    more: More = None,
+    training: Training = None,
+    as_json: Json = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder for a sheet of the best, median and worst pair.")
+    ] = None,
     threads: Threads = None,
 ) -> None:
-    """Score a bundle: NCC beside its floors (mean map, shuffled pairs) and a repeat scan."""
+    """Score a bundle on pairs: each measure beside its floors (mean map, shuffled) and a repeat scan.
+
+    Any folder in the documented pair format will do. What the numbers mean: docs/training.md.
+    """
     use_threads(threads)
-    report = run_evaluate(Predictor(read_bundle(bundle), device="auto"), data, training)
-    if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=2))
-    else:
+    folders = [*(data or ()), *(more or ())]
+    if not folders:
+        raise ArgumentsInvalid("--data names no folder of pairs")
+    predictor = Predictor(read_bundle(bundle), device="auto")
+    report = run_evaluate(predictor, folders, training)
+    if pictures is not None:
+        sheet = pictures / "best-median-worst.png"
+        write_examples(sheet, predictor, open_pairs(folders), report, palette_of(predictor))
+        console.print(f"pictures in {sheet}")
+    give(report.to_json(), as_json)
+    if as_json != STDOUT:
         Console().print(table_of(report))
 
 
-def run_evaluate(predictor: Predicts, data: Path, training: Path | None) -> Report:
-    folder = open_folder(data)
-    pairs = [folder.read(i) for i in range(len(folder))]
-    mean = None
-    if training is not None:
-        known = open_folder(training)
-        mean = mean_map([known.read(i).strain for i in range(len(known))])
+def run_evaluate(predictor: Predicts, data: Path | list[Path], training: Path | None) -> Report:
+    pairs = open_pairs([data] if isinstance(data, Path) else data)
+    mean = None if training is None else mean_of(training)
     with Bar(console=console) as bar:
         task = bar.add_task("evaluate", total=len(pairs))
         return evaluate_pairs(
-            predictor, pairs, training_mean=mean, simulated=folder.simulated,
+            predictor, pairs, training_mean=mean, simulated=pairs.simulated, palette=palette_of(predictor),
             progress=lambda done: bar.update(task, completed=done),
         )  # fmt: skip
 
 
-def table_of(report: Report) -> Table:
-    table = Table(title=f"NCC on {report.pairs} pairs; mean map from {report.mean_map_from}")
-    for column in ("", "whole image", "lesion box"):
-        table.add_column(column)
-    rows = {
-        "generated": "generated",
-        "mean_map": "floor: mean map",
-        "shuffled": "floor: shuffled",
-        "repeat_scan": "reference: repeat scan",
-        "above_mean_map": "above mean map",
-    }
-    for key, label in rows.items():
-        cells = [
-            "-" if region is None else _cell(region, key) for region in (report.image, report.lesion_box)
-        ]
-        table.add_row(label, *cells)
-    return table
+def mean_of(training: Path) -> Map:
+    """The mean map of a folder of training pairs, with a progress bar."""
+    known = open_folder(training)
+    with Bar(console=console) as bar:
+        numbers = bar.track(range(len(known)), description="mean of training pairs")
+        return mean_map(known.read(i).strain for i in numbers)
 
 
-def _cell(region: object, key: str) -> str:
-    value = getattr(region, key)
-    return f"{value.mean:.3f}  [{value.low:.3f}, {value.high:.3f}]"
+def palette_of(predictor: Predicts) -> Palette:
+    """How a predictor paints strain; the default of bundles where it does not say."""
+    if isinstance(predictor, Predictor):
+        return Palette.of(predictor.bundle.generator)
+    return Palette.of(predictor.spec if isinstance(predictor, Inference) else GeneratorSpec())
+
+
+def give(report: dict[str, Any], to: Path | None) -> None:
+    """Print a report as JSON, or write it to a file; nothing if that was not asked for."""
+    text = json.dumps(report, indent=2, allow_nan=False)
+    if to == STDOUT:
+        typer.echo(text)
+    elif to is not None:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(to) as file:
+            file.write(text.encode())
+        console.print(f"report in {to}")

@@ -11,7 +11,8 @@ from model.bundle import read_bundle, write_bundle
 from model.predict import Predictor
 from training.bundling.export import build_bundle, inference_of, shipped_weights
 from training.cli.app import Out, app, console
-from training.cli.evaluate import run_evaluate, table_of
+from training.cli.evaluate import run_evaluate
+from training.cli.tables import table_of
 
 
 @app.command()

@@ -1,27 +1,27 @@
-"""Evaluation: NCC of generated strain beside what ignoring the image, or scanning twice, would score."""
+"""Evaluation: generated strain beside what ignoring the image, or scanning twice, would score.
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+Pairs are read, measured and let go one batch at a time: what stays is a row of numbers for each.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
+from model.generator import GeneratorSpec
 from model.inference import Elastogram
 from model.preprocess import Frame
 from training.errors import TooFewPairs
 from training.pairs.pair import Pair
-from training.scoring.scores import (
-    Interval,
-    Map,
-    bootstrap,
-    lesion_box,
-    mean_map,
-    ncc,
-    repeat_scan,
-    stretch,
-)
+from training.scoring.ledger import FEWEST, Ledger, group_of, name_of
+from training.scoring.measures import MEASURES, Palette, Truth, luma, measure
+from training.scoring.references import MeanMap, repeat_scan, stretch
+from training.scoring.regions import Map
+from training.scoring.report import Report, Scores
+from training.scoring.sources import Pairs
 
-CANDIDATES = ("generated", "mean_map", "shuffled", "repeat_scan")
+BATCH = 16
+"""Pairs in memory at a time: what a GPU takes at once."""
 
 
 class Predicts(Protocol):
@@ -30,100 +30,98 @@ class Predicts(Protocol):
     def predict(self, frames: Sequence[Frame]) -> list[Elastogram]: ...
 
 
-@dataclass(frozen=True)
-class Region:
-    """NCC in one region: the generated maps, the two floors and a repeat scan."""
-
-    generated: Interval
-    mean_map: Interval
-    """A map that ignores the image."""
-    shuffled: Interval
-    """The generated map of another image."""
-    repeat_scan: Interval
-    """The true map, perturbed as in a second scan: how well measuring twice agrees. In frames of
-    little contrast it can score below a good prediction, so it is a reference, not a bound."""
-    above_mean_map: Interval
-    """Paired difference between generated and mean map."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """The result of one evaluation."""
-
-    pairs: int
-    simulated: bool
-    mean_map_from: str
-    agreement: float
-    """Mean self-check of the two heads, 0 is perfect."""
-    image: Region
-    lesion_box: Region | None
-    per_pair: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def evaluate(
     predictor: Predicts,
-    pairs: Sequence[Pair],
+    pairs: Pairs,
     *,
     training_mean: Map | None,
     simulated: bool,
+    palette: Palette | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Report:
     """Score a predictor on pairs that it was not trained on.
 
     training_mean  from `mean_map` over the training set; None takes the mean of the other
                    pairs given here, which is at least as hard to beat.
+    palette        how the predictor paints strain; None takes the default of bundles.
 
-    Raises TooFewPairs under three pairs.
+    Raises TooFewPairs under three pairs, or where they all come from fewer than three groups.
     """
-    if len(pairs) < 3:
-        raise TooFewPairs(f"{len(pairs)} to evaluate on, at least 3 are needed")
-    made = []
-    for i, pair in enumerate(pairs):
-        made += predictor.predict([pair.bmode])
-        progress(i + 1)
-    means = [training_mean] * len(pairs) if training_mean is not None else _means_of_others(pairs)
-    image: dict[str, list[float]] = {name: [] for name in CANDIDATES}
-    lesion: dict[str, list[float]] = {name: [] for name in CANDIDATES}
-    rows: list[dict[str, Any]] = []
-    for i, (pair, mean) in enumerate(zip(pairs, means, strict=True)):
+    if len(pairs) < FEWEST:
+        raise TooFewPairs(f"{len(pairs)} to evaluate on, at least {FEWEST} are needed")
+    paint = palette or Palette.of(GeneratorSpec())
+    mean = _mean_of_all(pairs) if training_mean is None else None
+    ledger = Ledger()
+    for done, (pair, made, other) in enumerate(_with_others(predictor, pairs), start=1):
+        truth = Truth.of(pair, paint)
         shape = (pair.strain.shape[0], pair.strain.shape[1])
+        guess = training_mean if mean is None else mean.map(without=pair.strain)
+        assert guess is not None
         maps = {
-            "generated": made[i].strain,
-            "mean_map": stretch(mean, shape),
-            "shuffled": stretch(made[(i + 1) % len(made)].strain, shape),
-            "repeat_scan": repeat_scan(pair.strain, i),
+            "mean_map": stretch(guess, shape),
+            "shuffled": stretch(other, shape),
+            "repeat_scan": repeat_scan(pair.strain),
         }
-        row: dict[str, Any] = {**pair.info, "image": round(ncc(made[i].strain, pair.strain), 4)}
+        measured = {"generated": measure(made.strain, luma(made.colour), truth)}
         for name, map_ in maps.items():
-            image[name].append(ncc(map_, pair.strain))
-        if pair.mask is not None:
-            box = lesion_box(pair.mask)
-            for name, map_ in maps.items():
-                lesion[name].append(ncc(map_[box], pair.strain[box]))
-            row["lesion_box"] = round(lesion["generated"][-1], 4)
-        rows.append(row)
-    return Report(
-        pairs=len(pairs),
+            measured[name] = measure(map_, luma(paint.paint(map_, pair.bmode)), truth)
+        ledger.add(done - 1, pair, made, truth.clinical, measured)
+        progress(done)
+    return ledger.report(
         simulated=simulated,
         mean_map_from="the other pairs of this set" if training_mean is None else "the training set",
-        agreement=round(float(np.mean([one.agreement for one in made])), 5),
-        image=_region(image),
-        lesion_box=_region(lesion) if len(lesion["generated"]) >= 3 else None,
-        per_pair=rows,
     )
 
 
-def _means_of_others(pairs: Sequence[Pair]) -> list[Map]:
-    """For each pair, the mean map of all the others."""
-    total = mean_map([pair.strain for pair in pairs]) * len(pairs)
-    others = len(pairs) - 1
-    return [((total - mean_map([pair.strain])) / others).astype(np.float32) for pair in pairs]
+def score(
+    predictor: Predicts,
+    pairs: Pairs,
+    *,
+    palette: Palette | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Scores:
+    """Measure the generated maps alone, without floors and ceiling: what comparing two models needs."""
+    paint = palette or Palette.of(GeneratorSpec())
+    names, groups = [], []
+    columns: dict[str, list[float]] = {key: [] for key in MEASURES}
+    for done, (pair, made) in enumerate(_predicted(predictor, pairs), start=1):
+        names.append(name_of(pair, done - 1))
+        groups.append(group_of(pair, done - 1))
+        measured = measure(made.strain, luma(made.colour), Truth.of(pair, paint))
+        for key, value in measured.values.items():
+            columns[key].append(value)
+        progress(done)
+    return Scores(tuple(names), tuple(groups), {key: np.asarray(column) for key, column in columns.items()})
 
 
-def _region(scores: dict[str, list[float]]) -> Region:
-    above = np.subtract(scores["generated"], scores["mean_map"]).tolist()
-    intervals = {name: bootstrap(values) for name, values in scores.items()}
-    return Region(**intervals, above_mean_map=bootstrap(above))
+def _mean_of_all(pairs: Pairs) -> MeanMap:
+    mean = MeanMap()
+    for i in range(len(pairs)):
+        mean.add(pairs[i].strain)
+    return mean
+
+
+def _predicted(predictor: Predicts, pairs: Pairs) -> Iterator[tuple[Pair, Elastogram]]:
+    for start in range(0, len(pairs), BATCH):
+        batch = [pairs[i] for i in range(start, min(start + BATCH, len(pairs)))]
+        made = predictor.predict([pair.bmode for pair in batch])
+        while batch:  # each is let go as soon as it is scored
+            yield batch.pop(0), made.pop(0)
+
+
+def _with_others(predictor: Predicts, pairs: Pairs) -> Iterator[tuple[Pair, Elastogram, Map]]:
+    """Each pair with its elastogram and the generated strain of another group, the nearest before it.
+
+    Before the first group there is none: it takes the last pair of another one. Where all pairs are
+    of one group, the pair before will have to do.
+    """
+    first = group_of(pairs[0], 0)
+    last = next((i for i in range(len(pairs) - 1, 0, -1) if group_of(pairs[i], i) != first), len(pairs) - 1)
+    other = predictor.predict([pairs[last].bmode])[0].strain
+    before, before_group = other, ""
+    for i, (pair, made) in enumerate(_predicted(predictor, pairs)):
+        group = group_of(pair, i)
+        if before_group and before_group != group:
+            other = before
+        yield pair, made, other
+        before, before_group = made.strain, group

@@ -1,83 +1,98 @@
-"""Scores of a strain map against the true one, and the references that give a score its meaning."""
+"""How alike two maps are: similarity and distance, on whole maps, boxes or sets of pixels.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+All take maps in [0, 1] on the same pixels. What each number can and cannot tell is written for
+people in docs/training.md; `measures.py` says which of them is taken where.
+"""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_gradient_magnitude
 
-from training.simulator.noise import random_field
+from training.scoring.regions import Map
 
-Map = NDArray[np.float32]
-Box = tuple[slice, slice]
+SHIFT_REACH = 8
+"""Pixels that `ncc_shifted` may move a map, as registration of two panes would."""
 
-RELATIVE_GRID = 64
-"""The mean map is averaged on this grid, stretched over every frame: as good a guess as can be
-made without looking at the image."""
+SSIM_RADIUS, SSIM_SIGMA = 5, 1.5
+PSNR_LIMIT = 100.0
+"""Of equal maps, so that a mean over pairs stays finite. 8-bit rounding alone gives 59 dB."""
 
-REPEAT_SCAN_CHANGE = 0.25
-"""Two strain scans of one lesion differ by about this much, smoothly over the frame."""
+_GRADIENT_SIGMA = 1.5
+_GRADIENT_CONSTANT = 0.25
 
 
 def ncc(a: Map, b: Map) -> float:
-    """Normalised cross-correlation at zero shift, -1 to 1; 0 where either map is constant."""
+    """Normalised cross-correlation at zero shift, -1 to 1; 0 where either map is constant.
+
+    sum (a - mean a)(b - mean b) / sqrt(sum (a - mean a)^2 sum (b - mean b)^2): Pearson's r over pixels.
+    """
     x, y = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
     scale = float(np.sqrt((x * x).sum() * (y * y).sum()))
     return float((x * y).sum()) / scale if scale > 1e-12 else 0.0
 
 
-def lesion_box(mask: NDArray[np.bool_], margin: float = 0.2) -> Box:
-    """Bounding box of a lesion, widened on each side by a share of its size, inside the frame."""
-    spans = []
-    for axis in (0, 1):
-        inside = np.flatnonzero(mask.any(axis=1 - axis))
-        extra = round(margin * (inside[-1] - inside[0] + 1))
-        spans.append(
-            slice(max(0, int(inside[0]) - extra), min(mask.shape[axis], int(inside[-1]) + 1 + extra))
-        )
-    return spans[0], spans[1]
+def ncc_shifted(candidate: Map, truth: Map, reach: int = SHIFT_REACH) -> float:
+    """Largest NCC over shifts of up to `reach` pixels each way, -1 to 1: template matching.
+
+    The candidate without its outer `reach` pixels is the template, with the local mean and
+    deviation of the truth beneath it. The reach shrinks to an eighth of a small frame's side.
+    """
+    reach = min(reach, min(truth.shape) // 8)
+    rows, columns = truth.shape
+    template = candidate[reach : rows - reach, reach : columns - reach]
+    if float(template.std()) < 1e-6 or float(truth.std()) < 1e-6:
+        return 0.0  # matchTemplate calls a constant a perfect match
+    image, small = (np.ascontiguousarray(map_, np.float32) for map_ in (truth, template))
+    found = cv2.matchTemplate(image, small, cv2.TM_CCOEFF_NORMED)
+    return float(np.clip(found, -1, 1).max())
 
 
-def stretch(map_: Map, shape: tuple[int, int]) -> Map:
-    """Resize a map to (H, W), aspect ignored."""
-    shrinking = shape[0] < map_.shape[0]
-    mode = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(map_, (shape[1], shape[0]), interpolation=mode), dtype=np.float32)
+def ssim(a: Map, b: Map) -> float:
+    """Structural similarity, -1 to 1: Wang et al. 2004 (10.1109/TIP.2003.819861).
+
+    Gaussian window of 11 x 11, sigma 1.5, K 0.01 and 0.03, range 1, population covariance, mean over
+    windows that lie wholly inside; NaN where none does.
+    """
+    r = SSIM_RADIUS
+    if min(a.shape) <= 2 * r:
+        return float("nan")
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+
+    def local_mean(field: NDArray[np.float64]) -> NDArray[np.float64]:
+        blurred = cv2.GaussianBlur(field, (2 * r + 1, 2 * r + 1), SSIM_SIGMA)
+        return np.asarray(blurred[r:-r, r:-r], dtype=np.float64)
+
+    mx, my = local_mean(x), local_mean(y)
+    vx, vy = local_mean(x * x) - mx * mx, local_mean(y * y) - my * my
+    covariance = local_mean(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    top = (2 * mx * my + c1) * (2 * covariance + c2)
+    return float((top / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean())
 
 
-def mean_map(strains: Sequence[Map]) -> Map:
-    """Average true maps on the relative grid (RELATIVE_GRID, RELATIVE_GRID)."""
-    total = np.zeros((RELATIVE_GRID, RELATIVE_GRID))
-    for strain in strains:
-        total += stretch(strain, (RELATIVE_GRID, RELATIVE_GRID))
-    return (total / len(strains)).astype(np.float32)
+def mae(a: Map, b: Map) -> float:
+    """Mean absolute error, 0 (equal) to 1."""
+    return float(np.abs(np.asarray(a, np.float64) - b).mean())
 
 
-def repeat_scan(strain: Map, seed: int) -> Map:
-    """Perturb a true map as a second acquisition would: smooth, multiplicative, REPEAT_SCAN_CHANGE."""
-    sigma = strain.shape[0] / 10
-    rng = np.random.default_rng(seed)
-    change = random_field(rng, (strain.shape[0], strain.shape[1]), sigma, sigma)
-    return np.clip(strain * (1 + REPEAT_SCAN_CHANGE * change), 0, 1).astype(np.float32)
+def psnr(a: Map, b: Map) -> float:
+    """Peak signal-to-noise ratio in dB for range 1: 10 log10(1 / mean squared error), PSNR_LIMIT if equal."""
+    error = float(np.square(np.asarray(a, np.float64) - b).mean())
+    return min(PSNR_LIMIT, -10.0 * float(np.log10(error))) if error > 0 else PSNR_LIMIT
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over pairs with its 95 % bootstrap interval."""
+def gradient_similarity(candidate: Map, truth: Map) -> float:
+    """Mean similarity of gradient magnitudes, 0 to 1: edges where they belong and as steep.
 
-    mean: float
-    low: float
-    high: float
-    deviation: float
-    n: int
-
-
-def bootstrap(values: Sequence[float], seed: int = 0, draws: int = 2000) -> Interval:
-    """Mean and percentile interval, pairs drawn with replacement; the same seed gives the same ends."""
-    data = np.asarray(values, dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    means = data[rng.integers(0, len(data), (draws, len(data)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    mean, low, high, deviation = (round(float(v), 4) for v in (data.mean(), low, high, data.std()))
-    return Interval(mean, low, high, deviation, len(data))
+    mean of (2 g h + c) / (g^2 + h^2 + c) after Xue et al. 2014 (10.1109/TIP.2013.2293423), with two
+    choices of ours: g, h are gradients of Gaussian-smoothed maps (sigma 1.5 pixels), as strain is
+    stored in 8 bits; and c is a quarter of the truth's mean squared gradient. Their fixed constant
+    is made for photographs: it outweighs every gradient of a strain map, and all score about 1.
+    """
+    g, h = (
+        gaussian_gradient_magnitude(np.asarray(map_, np.float64), _GRADIENT_SIGMA)
+        for map_ in (candidate, truth)
+    )
+    c = max(_GRADIENT_CONSTANT * float((h * h).mean()), 1e-12)
+    return float(((2 * g * h + c) / (g * g + h * h + c)).mean())
