@@ -9,7 +9,7 @@ from model.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from model.generator import count_parameters
 from model.predict import Predictor
 from training.scoring.evaluate import evaluate
-from training.scoring.scores import mean_map
+from training.scoring.references import mean_map
 from training.simulator.simulate import TEST_SEEDS, TRAINING_SEEDS, simulate_pair
 
 FRESH_SEEDS = TEST_SEEDS[500_000:500_012]

@@ -1,7 +1,9 @@
 """Means over pairs with their uncertainty, by drawing groups: many frames of one patient count once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,14 +49,24 @@ def resampled_sums(values: Floats, groups: Sequence[str], seed: int = 0, draws: 
     counted = np.column_stack([values, np.ones(len(values))])
     totals = np.zeros((n_groups, counted.shape[1]))
     np.add.at(totals, index, counted)
+    return np.concatenate([drawn @ totals for drawn in _drawn_groups(n_groups, seed, draws)])
+
+
+def _drawn_groups(n_groups: int, seed: int, draws: int) -> Iterator[NDArray[np.int64]]:
+    """How often each group comes up in each draw: (some draws, n_groups) at a time."""
+    if n_groups * draws <= _CHUNK:
+        yield _all_drawn_groups(n_groups, seed, draws)
+        return
     rng = np.random.default_rng(seed)
-    even = np.full(n_groups, 1.0 / n_groups)
-    step = max(1, _CHUNK // n_groups)
-    parts = [
-        rng.multinomial(n_groups, even, size=min(step, draws - start)) @ totals
-        for start in range(0, draws, step)
-    ]
-    return np.concatenate(parts)
+    even, step = np.full(n_groups, 1.0 / n_groups), max(1, _CHUNK // n_groups)
+    for start in range(0, draws, step):
+        yield rng.multinomial(n_groups, even, size=min(step, draws - start))
+
+
+@lru_cache(maxsize=8)
+def _all_drawn_groups(n_groups: int, seed: int, draws: int) -> NDArray[np.int64]:
+    # One evaluation asks for the same draws some hundred times.
+    return np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1.0 / n_groups), size=draws)
 
 
 def resampled_means(values: Floats, groups: Sequence[str], seed: int = 0, draws: int = DRAWS) -> Floats:
@@ -85,18 +97,24 @@ def bootstrap(
 
 
 def share_of_way(
-    score: Floats, floor: Floats, ceiling: Floats, groups: Sequence[str], seed: int = 0
+    score: Floats,
+    floor: Floats,
+    ceiling: Floats,
+    groups: Sequence[str],
+    better: Literal["more", "less"] = "more",
+    seed: int = 0,
 ) -> Share | None:
     """How far a mean score has come from the floor's mean (0) to the ceiling's (1); above 1 is beyond it.
 
-    Works for scores of which less is better too. None where floor and ceiling are as good as equal,
-    for then the quotient says nothing.
+    Works for scores of which less is better too. None where the ceiling is not better than the floor
+    beyond chance (the 95 % interval of their difference holds 0), for then the quotient says nothing.
     """
     together = np.column_stack([score, floor, ceiling])
     at, bottom, top = together.mean(axis=0)
-    if abs(top - bottom) < 1e-3:
-        return None
     means = resampled_means(together, groups, seed)
+    least, most = np.percentile(means[:, 2] - means[:, 1], [2.5, 97.5])
+    if least <= 0 if better == "more" else most >= 0:
+        return None
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = (means[:, 0] - means[:, 1]) / (means[:, 2] - means[:, 1])
     low, high = ends(np.asarray(drawn))

@@ -144,7 +144,11 @@ class Ledger:
             **{name: bootstrap(column, names) for name, column in by_name.items()},
             above_mean_map=bootstrap(gain if MEASURES[key].better == "more" else -gain, names),
             share_of_way=share_of_way(
-                by_name["generated"], by_name["mean_map"], by_name["repeat_scan"], names
+                by_name["generated"],
+                by_name["mean_map"],
+                by_name["repeat_scan"],
+                names,
+                MEASURES[key].better,
             ),
         )
 

