@@ -48,7 +48,7 @@ def test_quick_ends_with_a_bundle(quick_run):
 
 def test_evaluate_prints_the_numbers_on_the_card(quick_run):
     done = emode_train(
-        "evaluate", "--json", "--threads", "1",
+        "evaluate", "--json", "-", "--threads", "1",
         "--bundle", str(quick_run / "bundle"),
         "--data", str(quick_run / "pairs" / "test"),
         "--training", str(quick_run / "pairs" / "training"),
@@ -57,6 +57,35 @@ def test_evaluate_prints_the_numbers_on_the_card(quick_run):
     metrics = dict(read_bundle(quick_run / "bundle").metrics)
     assert report["image"] == metrics["image"]
     assert len(report["per_pair"]) == 4
+
+
+def test_evaluate_takes_several_folders_and_leaves_report_and_pictures(quick_run, tmp_path):
+    done = emode_train(
+        "evaluate", "--threads", "1", "--json", str(tmp_path / "new" / "report.json"),
+        "--pictures", str(tmp_path), "--bundle", str(quick_run / "bundle"),
+        "--data", str(quick_run / "pairs" / "test"), str(quick_run / "pairs" / "validation"),
+    )  # fmt: skip
+    assert "6 pairs, 6 groups" in done.stdout
+    for words in ("Synthetic", "NCC, lesion box", "Tsukuba", "floors"):
+        assert words in done.stdout
+    assert json.loads((tmp_path / "new" / "report.json").read_text())["pairs"] == 6
+    assert (tmp_path / "best-median-worst.png").read_bytes().startswith(b"\x89PNG")
+    nothing = emode_train("evaluate", "--bundle", str(quick_run / "bundle"), check=False)
+    assert nothing.returncode == 2
+    assert "--data names no folder" in nothing.stderr
+
+
+def test_compare_finds_no_difference_between_a_bundle_and_itself(quick_run, tmp_path):
+    bundle, out = str(quick_run / "bundle"), tmp_path / "comparison.json"
+    done = emode_train(
+        "compare", bundle, bundle, "--data", str(quick_run / "pairs" / "test"), "--threads", "1",
+        "--json", str(out),
+    )  # fmt: skip
+    assert "A is test-0.0.1, B is test-0.0.1" in done.stdout
+    found = json.loads(out.read_text())
+    assert found["first"] == "test-0.0.1"
+    assert {one["sign_flip_holm"] for one in found["measures"].values()} == {1.0}
+    assert found["measures"]["ncc"]["better_by"]["mean"] == 0.0
 
 
 def test_speed_says_what_was_measured_on_what(quick_run):
@@ -78,7 +107,9 @@ def test_speed_says_what_was_measured_on_what(quick_run):
         assert 0 < found[part]["low"] <= found[part]["median"] <= found[part]["high"]
 
 
-@pytest.mark.parametrize("command", ["", "simulate", "fit", "evaluate", "export", "quick", "speed"])
+@pytest.mark.parametrize(
+    "command", ["", "simulate", "fit", "evaluate", "compare", "export", "quick", "speed"]
+)
 def test_help_says_what_it_does(command):
     done = CliRunner().invoke(app, [*command.split(), "--help"])
     assert done.exit_code == 0
