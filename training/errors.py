@@ -61,3 +61,7 @@ class PictureNotWritten(TrainingError):
 
 class ArgumentsInvalid(TrainingError):
     """The arguments do not say what to do; see --help."""
+
+
+class TooFewStills(TrainingError):
+    """There are not enough stills with lesions; take another --side, or a larger folder."""

@@ -1,8 +1,9 @@
 """`emode-train evaluate`: score a bundle."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -13,18 +14,21 @@ from model.generator import GeneratorSpec
 from model.inference import Inference
 from model.predict import Predictor
 from training.cli.app import Threads, app, console, use_threads
-from training.cli.tables import table_of
+from training.cli.tables import table_of, table_of_discrimination, table_of_stills
 from training.errors import ArgumentsInvalid
 from training.pairs.folder import open_folder
+from training.pairs.split import Side, side_of
+from training.pairs.stills import Still, read_index, read_still
 from training.replacing import replacing
 from training.scoring.evaluate import Predicts
 from training.scoring.evaluate import evaluate as evaluate_pairs
 from training.scoring.measures import Palette
-from training.scoring.pictures import write_examples
+from training.scoring.pictures import write_examples, write_still_examples
 from training.scoring.references import mean_map
 from training.scoring.regions import Map
 from training.scoring.report import Report
 from training.scoring.sources import open_pairs
+from training.scoring.stills import score_stills
 
 BundleFolder = Annotated[Path, typer.Option(help="Bundle folder.")]
 Training = Annotated[
@@ -37,6 +41,7 @@ Json = Annotated[
 More = Annotated[
     list[Path] | None, typer.Argument(metavar="[DIR]...", help="Further folders, as in --data A B C.")
 ]
+StillsSide = Literal[Side, "all"]
 STDOUT = Path("-")
 
 
@@ -50,20 +55,34 @@ def evaluate(
     more: More = None,
     training: Training = None,
     as_json: Json = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Instead of pairs: a folder of B-mode stills with lesion masks and labels."),
+    ] = None,
+    side: Annotated[
+        StillsSide, typer.Option(help="Which groups of the stills: one side of the split, or all.")
+    ] = "validation",
     pictures: Annotated[
-        Path | None, typer.Option(help="Folder for a sheet of the best, median and worst pair.")
+        Path | None, typer.Option(help="Folder for a sheet: best, median and worst; or softest to hardest.")
     ] = None,
     threads: Threads = None,
 ) -> None:
     """Score a bundle on pairs: each measure beside its floors (mean map, shuffled) and a repeat scan.
 
-    Any folder in the documented pair format will do. What the numbers mean: docs/training.md.
+    Any folder in the documented pair format will do. With --masks there is no true strain: scored is
+    whether lesions are drawn harder than their surroundings, and malignant ones harder than benign ones.
+    What the numbers mean: docs/training.md.
     """
     use_threads(threads)
     folders = [*(data or ()), *(more or ())]
-    if not folders:
-        raise ArgumentsInvalid("--data names no folder of pairs")
+    if bool(folders) == (masks is not None):
+        raise ArgumentsInvalid(
+            "--data names no folder of pairs" if masks is None else "--data and --masks exclude each other"
+        )
     predictor = Predictor(read_bundle(bundle), device="auto")
+    if masks is not None:
+        evaluate_masks(predictor, masks, side, training, as_json, pictures)
+        return
     report = run_evaluate(predictor, folders, training)
     if pictures is not None:
         sheet = pictures / "best-median-worst.png"
@@ -72,6 +91,35 @@ def evaluate(
     give(report.to_json(), as_json)
     if as_json != STDOUT:
         Console().print(table_of(report))
+
+
+def evaluate_masks(
+    predictor: Predicts,
+    root: Path,
+    side: StillsSide,
+    training: Path | None,
+    as_json: Path | None,
+    pictures: Path | None,
+) -> None:
+    entries = [one for one in read_index(root) if side in ("all", side_of(one.group))]
+    mean = None if training is None else mean_of(training)
+
+    def stills() -> Iterator[Still]:
+        return (still for entry in entries if isinstance(still := read_still(entry), Still))
+
+    with Bar(console=console) as bar:
+        task = bar.add_task(f"evaluate stills, {side}", total=len(entries))
+        report = score_stills(
+            predictor, stills, training_mean=mean, progress=lambda done: bar.update(task, completed=done)
+        )
+        bar.update(task, completed=len(entries))  # some may have been skipped
+    if pictures is not None:
+        sheet = pictures / "softest-to-hardest.png"
+        write_still_examples(sheet, predictor, stills(), report)
+        console.print(f"pictures in {sheet}")
+    give({"side": side, "skipped": len(entries) - report.stills, **report.to_json()}, as_json)
+    if as_json != STDOUT:
+        Console().print(table_of_stills(report), table_of_discrimination(report))
 
 
 def run_evaluate(predictor: Predicts, data: Path | list[Path], training: Path | None) -> Report:

@@ -7,6 +7,7 @@ from training.scoring.compare import Comparison
 from training.scoring.intervals import Interval, Share
 from training.scoring.measures import MEASURES
 from training.scoring.report import Report
+from training.scoring.stills import StillsReport
 
 ARROW = {"more": "↑", "less": "↓"}
 
@@ -55,9 +56,53 @@ def table_of_comparison(comparison: Comparison, first: str, second: str) -> Tabl
     return table
 
 
-def _table(title: str, columns: tuple[str, ...], caption: str) -> Table:
+def table_of_stills(report: StillsReport) -> Table:
+    """One line for each label: how often its lesions are harder than what is around them; 80 columns."""
+    labels = ", ".join(f"{n} {label}" for label, n in report.labels.items())
+    table = _table(
+        f"Synthetic elastograms of real B-mode without known strain\n{report.lesions} lesions "
+        f"({labels}), {report.groups} groups",
+        ("this model \\[95 %]", "beside it", "mean map", "dark"),
+        "Harder than the 2.5 mm ring around it; beside it: than tissue at its depth (strain ratio above 1). "
+        f"Floors: mean map of {report.mean_map_from}, which does not look at the image; dark: the B-mode "
+        "itself, dark taken for hard.",
+        first="lesion drawn harder",
+    )
+    for label, own in report.harder["generated"].items():
+        floors = (report.harder[name][label].ring for name in ("mean_map", "brightness"))
+        table.add_row(
+            label, _share(own.ring), _percent(own.reference), *(_percent(floor) for floor in floors)
+        )
+    return table
+
+
+def table_of_discrimination(report: StillsReport) -> Table:
+    """One line for each reading: AUC of malignant against benign; 80 columns."""
+    table = _table(
+        "Malignant against benign: area under the ROC curve",
+        ("this model \\[95 %]", "mean map", "dark", "p dark"),
+        "0.5 is chance. Interval by bootstrap over groups; p of the difference to dark by DeLong's test. "
+        f"{report.bounds} strain ratios are bounds, by clipping.",
+        first="reading",
+    )
+    for score, by_candidate in report.auc.items():
+        own = by_candidate["generated"]
+        floors = (by_candidate[name].auc.value for name in ("mean_map", "brightness"))
+        p = own.above["brightness"].p
+        table.add_row(
+            score.replace("_", " "),
+            _share(own.auc.groups),
+            *(_short(floor) for floor in floors),
+            "<.001" if p < 0.001 else f"{p:.3f}",
+        )
+    return table
+
+
+def _table(
+    title: str, columns: tuple[str, ...], caption: str, first: str = "↑ more, ↓ less is better"
+) -> Table:
     table = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("↑ more, ↓ less is better", no_wrap=True)
+    table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table
@@ -73,3 +118,7 @@ def _interval(one: Interval, sign: str = "") -> str:
 
 def _percent(share: Share | None) -> str:
     return "-" if share is None else f"{share.value:.0%}"
+
+
+def _share(share: Share | None) -> str:
+    return "-" if share is None else f"{share.value:.3f} \\[{share.low:.3f}, {share.high:.3f}]"

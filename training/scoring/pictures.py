@@ -1,6 +1,6 @@
 """Sheets to look at: B-mode, true strain, generated strain and error, all said to be synthetic."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -11,12 +11,15 @@ from model.inference import Elastogram
 from model.preprocess import Frame
 from training.errors import PictureNotWritten
 from training.pairs.pair import Pair
+from training.pairs.stills import Still
 from training.replacing import replacing
+from training.scoring.clinical import hard_map
 from training.scoring.evaluate import Predicts
 from training.scoring.measures import Palette
-from training.scoring.regions import Map, Mask
+from training.scoring.regions import LesionRegions, Map, Mask
 from training.scoring.report import Report
 from training.scoring.sources import Pairs
+from training.scoring.stills import StillsReport, with_lesions
 
 Rgb = NDArray[np.uint8]
 
@@ -51,6 +54,34 @@ def write_examples(path: Path, predictor: Predicts, pairs: Pairs, report: Report
     write_sheet(path, rows, "SYNTHETIC elastograms against true strain. Research use only.")
 
 
+def softest_median_hardest(report: StillsReport) -> dict[str, str]:
+    """Choose three lesions of each label by generated strain ratio: name in the index -> what it is."""
+    chosen: dict[str, str] = {}
+    for label in report.labels:
+        rows = [one for one in report.rows if one["label"] == label]
+        rows.sort(key=lambda one: float(one["strain_ratio"]["value"]))
+        for what, one in (("softest", rows[0]), ("median", rows[len(rows) // 2]), ("hardest", rows[-1])):
+            ratio = one["strain_ratio"]
+            words = f"{what} of {len(rows)} {label}: strain ratio {ratio['bound']}{ratio['value']:.2f}"
+            chosen.setdefault(one["name"], f"{words}   E/B {one['eb_ratio']:.2f}   Tsukuba {one['tsukuba']}")
+    return chosen
+
+
+def write_still_examples(
+    path: Path, predictor: Predicts, stills: Iterable[Still], report: StillsReport
+) -> None:
+    """Draw softest, median and hardest lesion of each label as one PNG."""
+    chosen, rows = softest_median_hardest(report), {}
+    for still, regions in with_lesions(stills):
+        if still.name in chosen:
+            made = predictor.predict([still.frame])[0]
+            rows[still.name] = still_row(still, regions, made, chosen[still.name])
+    title = (
+        "SYNTHETIC elastograms of B-mode without known strain. Suggestions, not findings. Research use only."
+    )
+    write_sheet(path, [rows[name] for name in chosen], title)
+
+
 def pair_row(pair: Pair, made: Elastogram, palette: Palette, text: str, simulated: bool) -> Rgb:
     """One pair as a row of four panels with a line of text below."""
     error = np.clip(np.abs(made.strain - pair.strain) / ERROR_FULL_SCALE, 0, 1)
@@ -63,6 +94,20 @@ def pair_row(pair: Pair, made: Elastogram, palette: Palette, text: str, simulate
             f"error, white is {ERROR_FULL_SCALE}": grey(np.round(error * 255).astype(np.uint8)),
         },
         pair.mask,
+        text,
+    )
+
+
+def still_row(still: Still, regions: LesionRegions, made: Elastogram, text: str) -> Rgb:
+    """One still as a row of three panels with a line of text below."""
+    hard = hard_map(made.strain, regions)
+    return row(
+        {
+            "B-mode": grey(still.frame),
+            "generated: SYNTHETIC": made.colour,
+            "hard: under half of the reference": grey(hard.astype(np.uint8) * 200),
+        },
+        still.mask,
         text,
     )
 

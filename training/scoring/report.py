@@ -84,22 +84,22 @@ class Report:
 
         `scores` is left out: `per_pair` says the same.
         """
-        plain: dict[str, Any] = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
-        del plain["scores"]
-        for key, measured in plain["measures"].items():
+        found: dict[str, Any] = {one.name: plain(getattr(self, one.name)) for one in fields(self)}
+        del found["scores"]
+        for key, measured in found["measures"].items():
             told = MEASURES[key]
             measured |= {"label": told.label, "better": told.better, "range": told.range}
         head = {"format": FORMAT, "version": VERSION, "synthetic": True, "warning": WARNING}
-        return {**head, **without_nan(plain)}
+        return {**head, **without_nan(found)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Dataclasses anywhere inside, as dictionaries."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def without_nan(value: Any, digits: int | None = None) -> Any:
