@@ -156,7 +156,7 @@ def test_stills_are_read_one_at_a_time():
 
     score_stills(Told(STILLS, lambda one: 0.5), stills, training_mean=None)
     assert len(read) == 2 * 3 * len(STILLS)
-    assert most <= 3
+    assert most <= 4  # the last of each reading, whatever their number
 
 
 def test_examples_are_the_ends_and_the_middle():

@@ -190,6 +190,7 @@ def test_confident_frames_are_judged_by_their_ncc():
     nccs = [0.1, 0.5, 0.6, 0.7, 0.8, 0.9, 0.2, 0.3, 0.4, 0.95]
     report = summarise([pixel] * 10, [str(i) for i in range(10)], nccs, nccs, [str(i) for i in range(10)])
     assert report.confidence_spearman.value == 1.0
+    assert report.confidence_error.mean == 0.0
     assert report.ncc_by_confidence[0] == pytest.approx(np.mean(nccs))
     assert report.ncc_by_confidence[-1] == pytest.approx(0.95)
     assert list(report.ncc_by_confidence) == sorted(report.ncc_by_confidence)

@@ -55,6 +55,8 @@ class ConfidenceReport:
     """Share of pixels inside the interval that should hold that share."""
     confidence_spearman: Share | None
     """Of a frame's confidence and its NCC; above 0 confident frames are better."""
+    confidence_error: Interval | None
+    """|confidence - NCC|: confidence is the NCC that a bundle expects."""
     ncc_by_confidence: tuple[float, ...] | None
     """Mean NCC of what is left after the least confident share of `removed` frames is taken away."""
 
@@ -116,6 +118,7 @@ def summarise(
         sparsification_gain=round(gained / possible, 4) if possible > 1e-9 else None,
         coverage={f"{c:.0%}": round(float(v), 4) for c, v in zip(COVERAGE, covered, strict=True)},
         confidence_spearman=_spearman_share(confidence, nccs, confidence_groups) if known else None,
+        confidence_error=bootstrap(abs(np.subtract(confidence, nccs)), confidence_groups) if known else None,
         ncc_by_confidence=_rounded(sparsify(np.asarray(nccs), -np.asarray(confidence))) if known else None,
     )
 
