@@ -1,6 +1,6 @@
-"""Strain index to colour and back: named, versioned tables, and overlays undone by chroma.
+"""Strain index to colour and back: named, versioned tables, any other table, and overlays undone by chroma.
 
-Convention: red is soft, green is mean, blue is hard, laid translucently over the B-mode.
+Convention of our own tables: red is soft, green is mean, blue is hard, laid translucently over the B-mode.
 Entry 255 of every table is the soft end (strain index 1), entry 0 the hard end.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from model.errors import ColorMapUnknown
+from model.errors import ColorMapInvalid, ColorMapUnknown
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class ColorMap:
-    """One published table; a change of colours is a new version, never an edit."""
+    """One table. A published one never changes: a change of colours is a new version, never an edit."""
 
     name: str
     version: int
@@ -63,6 +63,20 @@ def get_colormap(name: str, version: int) -> ColorMap:
     return ColorMap(name, version, table)
 
 
+def colormap_of(name: str, table: Bytes, version: int = 1) -> ColorMap:
+    """Make a colour map of any table, as one read off a scanner's colour bar; the bytes are copied.
+
+    table  uint8 (256, 3) RGB, the hard end first.
+
+    Raises ColorMapInvalid for another shape or type. Bundles name only the tables of `get_colormap`.
+    """
+    if table.dtype != np.uint8 or table.shape != (256, 3):
+        raise ColorMapInvalid(f'"{name}" is {table.dtype} {table.shape}, not uint8 (256, 3)')
+    own = np.array(table, order="C")
+    own.setflags(write=False)
+    return ColorMap(name, version, own)
+
+
 def render(strain: Floats, colormap: ColorMap) -> Bytes:
     """Colour a strain index (...) in [0, 1]: uint8 (..., 3) RGB, nearest entry."""
     index = np.round(np.clip(strain, 0.0, 1.0) * 255).astype(np.uint8)
@@ -87,14 +101,29 @@ def overlay(
     return (blended + 0.5).astype(np.uint8)
 
 
-def _chroma(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What is left of a colour without its mean: a grey B-mode beneath it cancels exactly."""
-    return np.asarray(rgb - rgb.mean(axis=-1, keepdims=True))
+def chroma_of(rgb: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return what is left of colours (..., 3) without their mean: a grey B-mode beneath cancels exactly."""
+    values = rgb.astype(np.float32)
+    return np.asarray(values - values.mean(axis=-1, keepdims=True), dtype=np.float32)
 
 
-@lru_cache
-def _chroma_tree(name: str, version: int) -> cKDTree:
-    return cKDTree(_chroma(get_colormap(name, version).table.astype(np.float64)))
+@lru_cache(maxsize=32)
+def _chroma_tree(colormap: ColorMap) -> cKDTree:
+    return cKDTree(chroma_of(colormap.table))
+
+
+def match(chroma: NDArray[np.float32], colormap: ColorMap, alpha: float = 1.0) -> tuple[Floats, Floats]:
+    """Find the entry of nearest chroma for each pixel of an overlay of known alpha.
+
+    chroma  float32 (..., 3) from `chroma_of`, of a colour map blended over grey with share alpha in (0, 1].
+    return  strain index float32 (...) in [0, 1], and the distance to that entry in levels of the table:
+            about 0 where the colour is the map's, large where it is something else, as text or a marker.
+    """
+    if not 0.0 < alpha <= 1.0:
+        raise ValueError(f"alpha is {alpha}, must be in (0, 1]: an overlay without colour holds no strain")
+    distance, index = _chroma_tree(colormap).query(chroma.reshape(-1, 3) / alpha)
+    strain = (np.asarray(index) / 255.0).astype(np.float32).reshape(chroma.shape[:-1])
+    return strain, np.asarray(distance, dtype=np.float32).reshape(chroma.shape[:-1])
 
 
 def invert(rgb: Bytes, colormap: ColorMap, alpha: float = 1.0) -> Floats:
@@ -104,8 +133,4 @@ def invert(rgb: Bytes, colormap: ColorMap, alpha: float = 1.0) -> Floats:
     return float32 (...) in [0, 1], the entry whose chroma is nearest; mean error about 0.001
            at alpha 0.4 without lossy compression.
     """
-    if not 0.0 < alpha <= 1.0:
-        raise ValueError(f"alpha is {alpha}, must be in (0, 1]: an overlay without colour holds no strain")
-    chroma = _chroma(rgb.reshape(-1, 3).astype(np.float64)) / alpha
-    _, index = _chroma_tree(colormap.name, colormap.version).query(chroma)
-    return (np.asarray(index) / 255.0).astype(np.float32).reshape(rgb.shape[:-1])
+    return match(chroma_of(rgb), colormap, alpha)[0]

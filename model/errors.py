@@ -32,6 +32,10 @@ class ColorMapUnknown(ModelError):
     """No colour map has this name and version; update the program, or use another bundle."""
 
 
+class ColorMapInvalid(ModelError):
+    """A colour map is a table of 256 RGB colours of 8 bits, the hard end first."""
+
+
 class BundleInvalid(ModelError):
     """The bundle is not complete and unchanged; copy it again from where it was published."""
 

@@ -65,3 +65,11 @@ class ArgumentsInvalid(TrainingError):
 
 class TooFewStills(TrainingError):
     """There are not enough stills with lesions; take another --side, or a larger folder."""
+
+
+class SettingsInvalid(TrainingError):
+    """The settings of `prepare` cannot be used."""
+
+
+class ScreensInvalid(TrainingError):
+    """There is nothing to prepare."""

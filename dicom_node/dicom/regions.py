@@ -39,6 +39,7 @@ class DataType(IntEnum):
 
     TISSUE = 1
     COLOUR_FLOW = 2
+    COLOUR_BAR = 0xE
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class RegionFindings:
     formats: frozenset[int] = frozenset()
     """Every Region Spatial Format that the image lists."""
     colour_flow: bool = False
+    colour_bars: tuple[Box, ...] = ()
+    """Where the image lists colour bars; as written, they may lie anywhere."""
 
     @property
     def listed(self) -> bool:
@@ -86,6 +89,7 @@ def read_regions(ds: Dataset, rows: int, columns: int) -> RegionFindings:
     rejected: list[str] = []
     formats: set[int] = set()
     colour: list[Box] = []
+    bars: list[Box] = []
     for item in items(ds, "SequenceOfUltrasoundRegions"):
         spatial = whole_number(item, "RegionSpatialFormat")
         data_type = whole_number(item, "RegionDataType")
@@ -93,6 +97,8 @@ def read_regions(ds: Dataset, rows: int, columns: int) -> RegionFindings:
         box = _box(item)
         if box is not None and data_type == DataType.COLOUR_FLOW:
             colour.append(box)
+        if box is not None and data_type == DataType.COLOUR_BAR:
+            bars.append(box)
         if spatial != SpatialFormat.TWO_D or data_type != DataType.TISSUE:
             continue
         region = _judged(item, box, rows, columns)
@@ -106,6 +112,7 @@ def read_regions(ds: Dataset, rows: int, columns: int) -> RegionFindings:
         rejected=tuple(rejected),
         formats=frozenset(formats),
         colour_flow=bool(colour),
+        colour_bars=tuple(bars),
     )
 
 
