@@ -4,7 +4,7 @@ import gc
 import json
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from model.colormap import get_colormap, invert
 from model.generator import GeneratorSpec
 from model.inference import Elastogram
+from training.cli.tables import table_of
 from training.errors import ScoresDiffer, TooFewPairs
 from training.pairs.folder import Maker, open_folder, open_or_create, write_pair
 from training.pairs.generate import pair_path
@@ -161,6 +162,53 @@ def test_kinds_are_told_apart(pairs):
     report = evaluate(Oracle(pairs), contradicting, training_mean=None, simulated=True)
     assert set(report.by_kind) == {"a", "b", "look and stiffness agree", "look contradicts stiffness"}
     assert report.by_kind["a"]["ncc"].generated.n == 4
+
+
+def test_measured_strain_without_masks_or_scale_is_scored_too(pairs, tmp_path):
+    bare = [Pair(pair.bmode, pair.strain, None, 0.0, {}) for pair in pairs]
+    report = evaluate(Oracle(pairs), bare, training_mean=None, simulated=False)
+    assert report.lesion_box is None
+    assert {"ncc", "ssim", "mae"} < set(report.measures)
+    assert not {"ncc_lesion_box", "contrast_sign", "tsukuba_exact"} & set(report.measures)
+    assert (report.tsukuba, report.by_kind, report.strain_ratio.compared) == ({}, {}, 0)
+    assert report.strain_ratio.typical_factor is None
+    text = json.dumps(report.to_json(), allow_nan=False)
+    assert json.loads(text)["lesion_box"] is None
+    write_examples(tmp_path / "sheet.png", Oracle(pairs), bare, report, PALETTE)
+    assert "measured" in table_of(report).title
+    alike = score(Oracle(pairs), bare)
+    assert set(compare_scores(alike, alike).measures) == set(report.measures)
+
+
+@dataclass(frozen=True, eq=False)
+class Confident(Elastogram):
+    """An elastogram that expects an NCC with the truth."""
+
+    confidence: float | None = None
+
+
+class Sure(Oracle):
+    """Errs more and more from pair to pair, and expects to."""
+
+    def predict(self, frames: Sequence[np.ndarray]) -> list[Elastogram]:
+        made = super().predict(frames)
+        order = [list(self.answers).index(frame.tobytes()) for frame in frames]
+        rng = np.random.default_rng(0)
+        results: list[Elastogram] = []
+        for one, place in zip(made, order, strict=True):
+            noise = rng.normal(0, 0.03 * place + 1e-3, one.strain.shape).astype(np.float32)
+            strain, spread = one.strain + noise, np.abs(noise)
+            results.append(Confident(strain, one.colour, 0.0, spread, confidence=1 - 0.1 * place))
+        return results
+
+
+def test_a_model_that_knows_which_frames_it_errs_on_is_told_so(pairs):
+    report = evaluate(Sure(pairs), pairs, training_mean=None, simulated=True)
+    assert report.confidence.confidence_spearman.value > 0.9
+    assert report.confidence.image_spearman.value > 0.95
+    assert report.confidence.ncc_by_confidence[0] == pytest.approx(report.image.generated.mean, abs=1e-3)
+    assert report.confidence.ncc_by_confidence[-1] > 0.99
+    assert report.per_pair[3]["confidence"] == pytest.approx(0.7)
 
 
 class Unsure(Oracle):

@@ -19,7 +19,7 @@ from training.cli.evaluate import evaluate_masks
 from training.cli.main import app
 from training.errors import ArgumentsInvalid, TooFewStills
 from training.pairs.split import side_of
-from training.pairs.stills import Label, Still
+from training.pairs.stills import Label, Still, read_index, read_still
 from training.scoring.measures import Palette
 from training.scoring.pictures import softest_median_hardest
 from training.scoring.stills import score_stills
@@ -211,3 +211,15 @@ def test_pairs_or_stills_but_not_both(folder):
     done = CliRunner().invoke(app, arguments)
     assert isinstance(done.exception, ArgumentsInvalid)
     assert "--data and --masks exclude each other" in str(done.exception)
+
+
+@pytest.mark.real_data
+def test_real_lesions_are_dark_and_that_alone_does_not_tell_malignant_ones(real_data):
+    """What any model has to beat, on sixty real stills: the regions fit real masks of unknown scale."""
+    entries = [one for one in read_index(real_data / "busi") if one.label != "normal"][::9]
+    stills = [one for entry in entries if isinstance(one := read_still(entry), Still)]
+    report = scored(lambda one: 0.5, stills)
+    assert report.lesions > 50
+    assert report.harder["generated"]["all"].ring.value == 1.0
+    assert report.harder["brightness"]["all"].ring.value > 0.9
+    assert report.auc["strain_ratio"]["brightness"].auc.value < 0.7
