@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import delete, select, update
 
+import rows
 from dicom_node.core.commitment import (
     COMMITMENT_TRANSITIONS,
     CommitmentEvent,
@@ -15,7 +16,6 @@ from dicom_node.core.commitment import (
 )
 from dicom_node.core.delivery import DeliveryEvent, DeliveryState
 from dicom_node.core.errors import IllegalTransition
-from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind
 from dicom_node.store import jobs as queue
 from dicom_node.store.commitments import (
@@ -28,7 +28,6 @@ from dicom_node.store.commitments import (
     said_of,
 )
 from dicom_node.store.database import open_database
-from dicom_node.store.images import record_arrival
 from dicom_node.store.recovery import take_back
 from dicom_node.store.results import NewResult, add_delivery, add_result, delivery_state, move_delivery
 from dicom_node.store.schema import commitment_items, commitments, deliveries, jobs
@@ -51,19 +50,9 @@ def database(tmp_path):
 @pytest.fixture
 def delivery(database):
     """One that was accepted, with its confirm job."""
-    header = ImageHeader("1.2.840.10008.5.1.4.1.1.6.1", "1.2.3", "1.2", "1.2.1", "1.2.840.10008.1.2.1")
     result = NewResult("2.25.1", "1.2", "2.25.3", "2.25.2", "b-1", "d" * 64, 1, 0, {})
     with database.write() as conn:
-        receipt = record_arrival(
-            conn,
-            header,
-            Arrival("PACS", "EMODE", "127.0.0.1"),
-            route="breast",
-            digest="d" * 64,
-            size_bytes=1,
-            skip=None,
-            now=NOW,
-        )
+        receipt = rows.arrive(conn, NOW)
         number = add_delivery(conn, add_result(conn, receipt.image_id, result, NOW), LANE)
         move_delivery(conn, number, DeliveryEvent.STORE, accepted_at=NOW)
         job = queue.NewJob(

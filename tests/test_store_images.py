@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, insert, select
 
+import rows
 from dicom_node.core.errors import AlreadyRunning, SchemaMismatch, StoreBusy
-from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.study import SettlePolicy, StudyState
 from dicom_node.store.database import open_database, open_existing_database
 from dicom_node.store.files import Layout, digest_from, place_file, sync_file
-from dicom_node.store.images import Novelty, record_arrival, settle_due, study_is_settled
+from dicom_node.store.images import Novelty, settle_due, study_is_settled
 from dicom_node.store.migrations import MIGRATIONS, applied_migrations
 from dicom_node.store.process import Bell, is_held, sole_holder
 from dicom_node.store.schema import images, studies
@@ -30,18 +30,8 @@ def database(tmp_path):
 
 
 def arrive(database, sop="1.2.3", digest="a", route="breast", at=NOW):
-    header = ImageHeader("1.2.840.10008.5.1.4.1.1.6.1", sop, "1.2", "1.2.1", "1.2.840.10008.1.2.1")
     with database.write() as conn:
-        return record_arrival(
-            conn,
-            header,
-            Arrival("PACS", "EMODE", "127.0.0.1"),
-            route=route,
-            digest=digest * 64,
-            size_bytes=1,
-            skip=None,
-            now=at,
-        )
+        return rows.arrive(conn, at, sop=sop, route=route, digest=digest * 64)
 
 
 def test_the_same_bytes_again_are_counted_and_nothing_else(database):

@@ -8,13 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
+import rows
 from dicom_node.core.delivery import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState
 from dicom_node.core.errors import IllegalTransition, NoSuchJob, StaleLease
-from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind, JobState
 from dicom_node.store import jobs as queue
 from dicom_node.store.database import open_database
-from dicom_node.store.images import record_arrival
 from dicom_node.store.operator import cancel_job, retry_job
 from dicom_node.store.overview import job_history
 from dicom_node.store.recovery import take_back
@@ -38,18 +37,8 @@ def database(tmp_path):
 
 @pytest.fixture
 def receipt(database):
-    header = ImageHeader("1.2.840.10008.5.1.4.1.1.6.1", "1.2.3", "1.2", "1.2.1", "1.2.840.10008.1.2.1")
     with database.write() as conn:
-        return record_arrival(
-            conn,
-            header,
-            Arrival("PACS", "EMODE", "127.0.0.1"),
-            route="breast",
-            digest="d" * 64,
-            size_bytes=1,
-            skip=None,
-            now=NOW,
-        )
+        return rows.arrive(conn, NOW)
 
 
 def add(database, receipt, **values):

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
+import rows
 from dicom_node.core.delivery import DeliveryEvent, DeliveryState
 from dicom_node.core.errors import FilePurged
 from dicom_node.core.faults import FLAG
-from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind, JobState
 from dicom_node.core.retention import Hold, RetentionPolicy
 from dicom_node.core.study import SettlePolicy, StudyState
@@ -21,7 +21,7 @@ from dicom_node.dicom.skip import Skip, SkipCode
 from dicom_node.store import jobs as queue
 from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
-from dicom_node.store.images import Novelty, decide, record_arrival, settle_due
+from dicom_node.store.images import Novelty, decide, settle_due
 from dicom_node.store.operator import retry_job
 from dicom_node.store.overview import image_lines, study_lines
 from dicom_node.store.process import Bells
@@ -56,18 +56,10 @@ class Bench:
         number = next(self._numbers)
         sop = sop or f"1.2.3.{number}"
         digest = content or f"{number:064d}"
-        header = ImageHeader("1.2.840.10008.5.1.4.1.1.6.1", sop, study, "1.2.1", "1.2.840.10008.1.2.1")
         with self.database.write() as conn:
             self.put(self.layout.source(digest))
-            return record_arrival(
-                conn,
-                header,
-                Arrival("PACS", "EMODE", "127.0.0.1"),
-                route=route,
-                digest=digest,
-                size_bytes=SIZE,
-                skip=skip,
-                now=at,
+            return rows.arrive(
+                conn, at, sop=sop, study=study, route=route, digest=digest, size_bytes=SIZE, skip=skip
             )
 
     def put(self, path):

@@ -10,13 +10,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
+import rows
 from dicom_node.core.delivery import DeliveryEvent
-from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind, JobState, RetryPolicy
 from dicom_node.network.scu import RemoteAE
 from dicom_node.store.database import open_existing_database
 from dicom_node.store.files import Layout
-from dicom_node.store.images import record_arrival
 from dicom_node.store.jobs import NewJob, enqueue
 from dicom_node.store.overview import job_history
 from dicom_node.store.process import Bells
@@ -64,21 +63,9 @@ class Bench:
         """Deliveries that the archive said success to, each with its confirm job."""
         for _ in range(count):
             number = time.monotonic_ns()
-            header = ImageHeader(
-                "1.2.840.10008.5.1.4.1.1.6.1", f"1.2.{number}", "1.2", "1.2.1", "1.2.840.10008.1.2.1"
-            )
             with self.database.write() as conn:
                 at = now()
-                receipt = record_arrival(
-                    conn,
-                    header,
-                    Arrival("PACS", "EMODE", "127.0.0.1"),
-                    route="breast",
-                    digest="d" * 64,
-                    size_bytes=1,
-                    skip=None,
-                    now=at,
-                )
+                receipt = rows.arrive(conn, at, sop=f"1.2.{number}")
                 result = NewResult(f"2.25.{number}", SECONDARY_CAPTURE, "1.2", "1.3", "b", "d" * 64, 1, 0, {})
                 delivery = add_delivery(conn, add_result(conn, receipt.image_id, result, at), LANE)
                 for kind in (JobKind.DELIVER,) * sent + (JobKind.CONFIRM,):

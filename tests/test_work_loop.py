@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+import rows
 from dicom_node.core.errors import DestinationBusy, DestinationRefused
-from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind, JobState, RetryPolicy
 from dicom_node.store.database import open_database
-from dicom_node.store.images import record_arrival
 from dicom_node.store.jobs import NewJob, cancel, claim, enqueue
 from dicom_node.store.overview import job_history
 from dicom_node.store.process import Bells
@@ -31,18 +30,8 @@ class Bench:
         self.database = open_database(self.path, now(), busy_timeout_s=0.3)
         self.bells = Bells(folder)
         self.stop, self.hung = threading.Event(), threading.Event()
-        header = ImageHeader("1.2.840.10008.5.1.4.1.1.6.1", "1.2.3", "1.2", "1.2.1", "1.2.840.10008.1.2.1")
         with self.database.write() as conn:
-            self.receipt = record_arrival(
-                conn,
-                header,
-                Arrival("PACS", "EMODE", "127.0.0.1"),
-                route="breast",
-                digest="d" * 64,
-                size_bytes=1,
-                skip=None,
-                now=now(),
-            )
+            self.receipt = rows.arrive(conn, now())
 
     def add(self, max_attempts=3):
         image = self.receipt

@@ -10,14 +10,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
+import rows
 from dicom_node.core.errors import StoreBusy
-from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind, JobState
 from dicom_node.core.retention import RetentionPolicy
 from dicom_node.core.study import SettlePolicy, StudyState
 from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
-from dicom_node.store.images import record_arrival
 from dicom_node.store.jobs import NewJob, claim, enqueue, renew
 from dicom_node.store.overview import JobFilter, job_lines
 from dicom_node.store.process import Bells
@@ -66,18 +65,8 @@ class Told(list):
 
 
 def receive(ticks, digest="d" * 64):
-    header = ImageHeader("1.2.840.10008.5.1.4.1.1.6.1", "1.2.3", "1.2", "1.2.1", "1.2.840.10008.1.2.1")
     with ticks.database.write() as conn:
-        return record_arrival(
-            conn,
-            header,
-            Arrival("PACS", "EMODE", "127.0.0.1"),
-            route="breast",
-            digest=digest,
-            size_bytes=1,
-            skip=None,
-            now=NOW,
-        )
+        return rows.arrive(conn, NOW, digest=digest)
 
 
 def add_job(ticks, receipt, **facts):
