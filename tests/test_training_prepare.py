@@ -15,7 +15,7 @@ from dicom_node.dicom.marks import MANUFACTURER
 from dicom_objects import region, saved, ultrasound
 from screens_drawn import Look, draw
 from training.cli.main import app
-from training.errors import ScreensInvalid, SettingsInvalid
+from training.errors import ScreenNotReadNow, ScreensInvalid, SettingsInvalid
 from training.pairs.folder import open_folder
 from training.pairs.split import Shares
 from training.screens.prepare import PREPARER, SIDES, beside, finish, list_screens, plan, prepare
@@ -231,6 +231,20 @@ def test_unreadable_files_are_listed(tmp_path):
     (root / "a" / "3").write_bytes(b"\0" * 128 + b"DICM" + b"garbage")
     records = run(root, tmp_path / "pairs")
     assert [record.reason for record in records] == [None, "unreadable", "unreadable"]
+
+
+def test_a_disk_that_fails_is_not_the_screens_fault(tmp_path, monkeypatch):
+    picture(tmp_path / "screens" / "a" / "1.png")
+
+    def fails(path: Path) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("training.screens.prepare.read_screen", fails)
+    with pytest.raises(ScreenNotReadNow) as raised:
+        run(tmp_path / "screens", tmp_path / "pairs")
+    assert str(tmp_path) not in str(raised.value)
+    monkeypatch.undo()
+    assert run(tmp_path / "screens", tmp_path / "pairs")[0].reason is None
 
 
 def test_dicom_without_patient_is_left_out(tmp_path):

@@ -261,6 +261,30 @@ def test_stated_panes_are_taken():
     assert panes == Panes(drawn.clean, drawn.coloured, "settings")
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (64, 64), (63, 400), (140, 70), (128, 256)])
+@pytest.mark.parametrize("content", ["black", "noise", "grey noise", "red"])
+def test_no_picture_is_too_odd(shape, content):
+    rng = np.random.default_rng(1)
+    rgb = {
+        "black": np.zeros((*shape, 3), np.uint8),
+        "noise": rng.integers(0, 256, (*shape, 3), dtype=np.uint8),
+        "grey noise": np.repeat(rng.integers(0, 256, (*shape, 1), dtype=np.uint8), 3, axis=2),
+        "red": np.full((*shape, 3), (255, 0, 0), np.uint8),
+    }[content]
+    stated = (((0, 0, 5000, 90), (60, 0, 130, 70)), ((0, 0, 64, 64), (64, 0, 128, 64)))
+    for changes in ({}, {"lut": "jet"}, *({"panes": panes} for panes in stated)):
+        assert read_dual_view(rgb, Reading("soft-high", **changes)).rejection is not None
+
+
+def test_regions_of_unequal_size_are_brought_to_one():
+    drawn = draw(Look(JET))
+    x0, y0, x1, y1 = drawn.coloured
+    panes = find_panes(drawn.rgb, (drawn.clean, (x0, y0, x1 - 4, y1 - 3)))
+    assert panes.found_by == "regions"
+    assert panes.coloured == (x0, y0, x1 - 4, y1 - 3)
+    assert panes.clean[2:] == (drawn.clean[2] - 4, drawn.clean[3] - 3)
+
+
 def test_tables_are_known_by_name():
     assert JET[[0, 255]].tolist() == [[0, 0, 128], [128, 0, 0]]  # MATLAB's: dark blue to dark red
     assert set(LUTS) == {"bar", "jet", "jet-reversed", "emode-rainbow", "emode-rainbow-reversed"}

@@ -73,3 +73,7 @@ class SettingsInvalid(TrainingError):
 
 class ScreensInvalid(TrainingError):
     """There is nothing to prepare."""
+
+
+class ScreenNotReadNow(TrainingError):
+    """This machine cannot read a screen now; once it can, the same call goes on where it ended."""

@@ -64,7 +64,12 @@ def find_panes(
     given   both boxes, in any order, where a site has stated them: taken as they are.
     """
     if given is not None:
-        return _sorted_by_colour(rgb, given[0], given[1], "settings")
+        if not all(_fits(box, rgb.shape) for box in given):
+            size = f"{rgb.shape[1]} x {rgb.shape[0]} pixels"
+            return Rejection(
+                Reason.NO_PANES, f"the stated panes do not fit on {size}, or are under {_MIN_SIDE}"
+            )
+        return _sorted_by_colour(rgb, *_equal(*given), "settings")
     scale = min(1.0, _WORKING_SIDE / max(rgb.shape[:2]))
     small = rgb
     if scale < 1:
@@ -75,7 +80,7 @@ def find_panes(
         apart = (round((other[0] - one[0]) * scale), round((other[1] - one[1]) * scale))
         alike = _alike_around(fine, apart)
         if _inside(alike, one, scale) >= 0.25:
-            return _sorted_by_colour(rgb, one, _moved(one, other), "regions")
+            return _sorted_by_colour(rgb, *_equal(one, other), "regions")
     extents = [(extent, apart) for apart in _distances(fine) if (extent := _extent(small, fine, apart))]
     rejection = Rejection(
         Reason.NO_PANES, f"no speckle occurs twice on {rgb.shape[1]} x {rgb.shape[0]} pixels"
@@ -88,7 +93,7 @@ def find_panes(
             return found
         rejection = found
     for one, other in stated:  # An opaque overlay over the whole pane leaves no speckle to compare.
-        return _sorted_by_colour(rgb, one, _moved(one, other), "regions")
+        return _sorted_by_colour(rgb, *_equal(one, other), "regions")
     return rejection
 
 
@@ -238,9 +243,16 @@ def _same_size(a: Box, b: Box) -> bool:
     return all(abs(p - q) <= _SAME_SIZE * max(p, q) for p, q in sides)
 
 
-def _moved(one: Box, other: Box) -> Box:
-    """The second box at the size of the first."""
-    return other[0], other[1], other[0] + one[2] - one[0], other[1] + one[3] - one[1]
+def _equal(one: Box, other: Box) -> tuple[Box, Box]:
+    """Both boxes at the size that both have."""
+    width, height = (min(box[i + 2] - box[i] for box in (one, other)) for i in (0, 1))
+    first, second = ((box[0], box[1], box[0] + width, box[1] + height) for box in (one, other))
+    return first, second
+
+
+def _fits(box: Box, shape: tuple[int, ...]) -> bool:
+    x0, y0, x1, y1 = box
+    return x0 >= 0 and y0 >= 0 and x0 + _MIN_SIDE <= x1 <= shape[1] and y0 + _MIN_SIDE <= y1 <= shape[0]
 
 
 def _at_full_size(box: Box, dx: int, dy: int, scale: float, shape: tuple[int, int]) -> tuple[Box, Box]:

@@ -23,7 +23,8 @@ from pathlib import Path, PurePath
 import cv2
 import numpy as np
 
-from training.errors import ScreensInvalid
+from dicom_node.core.errors import NodeError
+from training.errors import ScreenNotReadNow, ScreensInvalid
 from training.pairs.folder import Maker, open_or_create, write_pair
 from training.pairs.pair import Pair
 from training.pairs.processes import in_processes
@@ -135,7 +136,10 @@ def prepare_one(task: Task) -> Record:
     known = read_record(_record_path(task.out, digest))
     if known is not None and known.settings_sha256 == settings and _is_whole(task.out, known):
         return known
-    screen = read_screen(task.path)
+    try:
+        screen = read_screen(task.path)
+    except (NodeError, OSError, MemoryError) as error:
+        raise ScreenNotReadNow(f"{key_of(digest)}: {type(error).__name__}") from None
     if isinstance(screen, Rejection):
         return _store(
             task, digest, settings, Screen(np.zeros((6, 6, 3), np.uint8)), None, Found(rejection=screen)
