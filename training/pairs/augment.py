@@ -80,13 +80,24 @@ def look(batch: Batch, rng: torch.Generator) -> Batch:
     # From doubly smoothed to sharpened: speckle reduction, resolution, edge enhancement.
     amount = uniform(-0.4, 1.6)
     grey = grey.lerp(blurred, amount.clamp(-1.0, 1.0)).lerp(coarse, (amount - 1.0).clamp_min(0.0))
-    seed = int(torch.randint(2**62, (1,), generator=rng))
-    there = torch.Generator(device).manual_seed(seed)
-    fine = torch.randn((n, 1, height, width), generator=there, device=device)
-    grey = grey * (1.0 + uniform(0.0, 0.12) * fine)
-    grey = grey.clamp(1e-4, 1.0) ** uniform(0.65, 1.5)
+    grey = grey.clamp(1e-4, 1.0) ** uniform(0.55, 1.7)
+    # A narrow or a wide dynamic range, before speckle: dull tissue under strong speckle is a look, too.
+    grey = (grey - 0.4) * uniform(0.45, 1.3) + 0.4
+    # Most pictures get little more speckle than they have, some a lot.
+    grey = grey * (1.0 + uniform(0.0, 0.75) ** 2 * _speckle(n, height, width, rng, device))
     down = torch.linspace(-0.5, 0.5, height, device=device).view(1, 1, -1, 1) * uniform(-0.3, 0.3)
     across = torch.linspace(-0.5, 0.5, width, device=device).view(1, 1, 1, -1) * uniform(-0.15, 0.15)
-    grey = (grey - 0.4) * uniform(0.7, 1.3) + 0.4 + uniform(-0.12, 0.12) + down + across
+    grey = grey + uniform(-0.12, 0.12) + down + across
     bmode = torch.where(batch.covered > 0, grey.clamp(0.0, 1.0) * 2.0 - 1.0, batch.bmode)
     return Batch(bmode, batch.strain, batch.lesion, batch.covered)
+
+
+def _speckle(n: int, height: int, width: int, rng: torch.Generator, device: torch.device) -> torch.Tensor:
+    """Noise (n, 1, height, width) of unit deviation, its grain between a point and a streak across the beam."""
+    there = torch.Generator(device).manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+    noise = torch.randn((n, 1, height, width), generator=there, device=device)
+    grain = torch.rand((n, 1, 1, 1), generator=rng).to(device)
+    wide = functional.avg_pool2d(noise, (1, 5), stride=1, padding=(0, 2))
+    broad = functional.avg_pool2d(wide, (3, 1), stride=1, padding=(1, 0))
+    noise = noise.lerp(wide, (2 * grain).clamp_max(1.0)).lerp(broad, (2 * grain - 1).clamp_min(0.0))
+    return noise / noise.std(dim=(2, 3), keepdim=True)
