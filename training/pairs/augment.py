@@ -84,7 +84,7 @@ def look(batch: Batch, rng: torch.Generator) -> Batch:
     # A narrow or a wide dynamic range, before speckle: dull tissue under strong speckle is a look, too.
     grey = (grey - 0.4) * uniform(0.45, 1.3) + 0.4
     # Most pictures get little more speckle than they have, some a lot.
-    grey = grey * (1.0 + uniform(0.0, 0.75) ** 2 * _speckle(n, height, width, rng, device))
+    grey = grey * (1.0 + uniform(0.0, 0.52) ** 2 * _speckle(n, height, width, rng, device))
     down = torch.linspace(-0.5, 0.5, height, device=device).view(1, 1, -1, 1) * uniform(-0.3, 0.3)
     across = torch.linspace(-0.5, 0.5, width, device=device).view(1, 1, 1, -1) * uniform(-0.15, 0.15)
     grey = grey + uniform(-0.12, 0.12) + down + across
@@ -93,7 +93,7 @@ def look(batch: Batch, rng: torch.Generator) -> Batch:
 
 
 def _speckle(n: int, height: int, width: int, rng: torch.Generator, device: torch.device) -> torch.Tensor:
-    """Noise (n, 1, height, width) of unit deviation, its grain between a point and a streak across the beam."""
+    """Noise (n, 1, height, width) of unit deviation; its grain is a point, a streak, or between."""
     there = torch.Generator(device).manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
     noise = torch.randn((n, 1, height, width), generator=there, device=device)
     grain = torch.rand((n, 1, 1, 1), generator=rng).to(device)
