@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from training.bundling import sections
 from training.config import TrainingConfig
 from training.pairs.provenance import DataDescription, Provenance
 
@@ -33,13 +34,14 @@ Normalised cross-correlation (NCC, zero shift) with the true strain: mean (95 % 
 {table}
 
 The floors matter more than the score: a map that ignores the image already scores {floor:.2f}, because every
-breast has skin above and muscle below. This model is {gap:.2f} above it.
+breast has skin above and muscle below. This model is {gap:.2f} above it.{way}
+{other}{stills}{trust}
+## Commands that give these numbers, and the weights
+`make train-default BUSI=folder` in the source tree at the commit above; each number again with
 
-Commands that give these numbers, and the weights:
-
-    emode-train quick --config small --out runs/small
-    emode-train evaluate --bundle runs/small/bundle --data runs/small/pairs/test \\
-        --training runs/small/pairs/training
+    emode-train evaluate --bundle BUNDLE --data PAIRS --training TRAINING-PAIRS
+    emode-train evaluate --bundle BUNDLE --masks STILLS
+    emode-train speed --bundle BUNDLE
 
 ## Intended use
 Testing and demonstrating a DICOM pipeline; research on image synthesis. Adult breast, linear probe, B-mode
@@ -54,13 +56,7 @@ stills of 64 pixels or more on each side, cropped to the tissue.
 {uncertainty}
 """
 
-_ROWS = (
-    ("generated", "**this model**"),
-    ("mean_map", "floor: mean training map, ignores the image"),
-    ("shuffled", "floor: result for another image"),
-    ("repeat_scan", "reference: the true map after a 25 % smooth change, as between two scans"),
-)
-
+_WAY = " In the lesion box it has come {:.0%} of the way to a repeat scan."
 
 _MAKERS = {
     "simulator": "strain and B-mode simulated over drawn anatomy",
@@ -93,7 +89,9 @@ def render_card(config: TrainingConfig, training: dict[str, Any], metrics: dict[
         value = metrics[region][name]
         return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
-    rows = [f"| {label} | {cell('image', key)} | {cell('lesion_box', key)} |" for key, label in _ROWS]
+    rows = [f"| {label} | {cell('image', key)} | {cell('lesion_box', key)} |" for key, label in sections.ROWS]
+    box = metrics.get("lesion_box")
+    way = (box or {}).get("share_of_way")
     provenance = Provenance.from_json(training["provenance"])
     makers = {data.maker for data in provenance.training}
     return _CARD.format(
@@ -115,4 +113,8 @@ def render_card(config: TrainingConfig, training: dict[str, Any], metrics: dict[
         table="\n".join(rows),
         floor=metrics["image"]["mean_map"]["mean"],
         gap=metrics["image"]["above_mean_map"]["mean"],
+        way="" if way is None else _WAY.format(way["value"]),
+        other=sections.other_maker(metrics.get("other_maker")),
+        stills=sections.stills(metrics.get("stills")),
+        trust=sections.trust(metrics.get("trust")),
     )
