@@ -156,7 +156,12 @@ def test_export_is_what_was_trained(samples, pairs, tmp_path):
     assert np.abs(exact.strain - loaded.strain).max() < 5e-3
     assert read.training["simulated"] is True
     assert read.training["seed"] == CONFIG.seed
-    for words in ("Not validated on patients", "Research use only", "mean training map", "emode-train evaluate"):
+    for words in (
+        "Not validated on patients",
+        "Research use only",
+        "mean training map",
+        "emode-train evaluate",
+    ):
         assert words in read.card
     assert read.card == render_card(CONFIG, dict(read.training), dict(read.metrics))
 

@@ -66,10 +66,10 @@ def run_fit(
     provenance = Provenance.of(training, validation, "" if bundle is None else bundle.id)
     with joined(device) as world, Bar(console=console, disable=not world.leads) as bar:
         # One reader at a time would be kinder to a disk; each process needs all pairs all the same.
-        data, held_out = (
-            join([load(folder, config, bar) for folder in folders]).to(world.device)
-            for folders in (training, validation)
-        )
+        read = {folder: load(folder, config, bar) for folder in dict.fromkeys([*training, *validation])}
+        data = join([read[folder] for folder in training]).to(world.device)
+        held_out = join([read[folder] for folder in validation]).to(world.device)
+        del read
         task = bar.add_task("fit", total=None)
 
         def report(progress: Progress) -> None:
