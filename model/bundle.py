@@ -4,6 +4,7 @@
   weights.safetensors  the generator's weights, float16
   selftest.npz         one frame and the result it must give, checked at every start
   card.md              the model card, for people
+  trust.json           optional: which frames are familiar, how sure the model is (see model/trust.py)
 
 Weights are never unpickled and no file names a class to import.
 """
@@ -13,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ from model.manifest import (
 )
 from model.preprocess import PreprocessSpec
 from model.strict import JsonObject, read_keys
+from model.trust import Trust
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default"
 """The bundle that ships with the program."""
 
 WEIGHTS, SELF_TEST, CARD, MANIFEST = "weights.safetensors", "selftest.npz", "card.md", "manifest.json"
+TRUST = "trust.json"
 _PAYLOAD = (WEIGHTS, SELF_TEST, CARD)
 
 
@@ -72,12 +75,20 @@ class Bundle:
     weights_sha256: str
     self_test: SelfTest
     card: str
+    trust: Trust = field(default_factory=Trust)
+    """What it knows of its own limits; empty in bundles that do not say."""
     path: Path | None = None
 
     @property
     def id(self) -> str:
         """Name and version, as written into results."""
         return f"{self.name}-{self.version}"
+
+    @property
+    def trust_sha256(self) -> str:
+        """Digest of what it knows of its own limits, because results repeat it; empty if it knows nothing."""
+        known = self.trust.familiarity is not None or self.trust.confidence is not None
+        return sha256(self.trust.to_bytes()) if known else ""
 
     @property
     def colormap(self) -> ColorMap:
@@ -124,14 +135,18 @@ def read_bundle(path: Path) -> Bundle:
         weights_sha256=manifest["weights_sha256"],
         self_test=_read_self_test(path / SELF_TEST),
         card=data[CARD].decode("utf-8"),
+        trust=Trust.from_bytes(data[TRUST], str(path / TRUST)) if TRUST in data else Trust(),
         path=path,
     )
 
 
 def _read_payload(path: Path, manifest: JsonObject) -> dict[str, bytes]:
-    files = read_keys(manifest["files"], set(_PAYLOAD), f"{path / MANIFEST}: files", BundleInvalid)
+    names: tuple[str, ...] = _PAYLOAD
+    if manifest["format_version"] > 1 and TRUST in manifest["files"]:
+        names = (*_PAYLOAD, TRUST)
+    files = read_keys(manifest["files"], set(names), f"{path / MANIFEST}: files", BundleInvalid)
     data = {}
-    for name in _PAYLOAD:
+    for name in names:
         try:
             data[name] = (path / name).read_bytes()
         except OSError as error:
@@ -173,7 +188,11 @@ def write_bundle(bundle: Bundle, path: Path, *, replace: bool = False) -> None:
         np.savez_compressed(
             work / SELF_TEST, frame=test.frame, strain=test.strain.astype(np.float16), colour=test.colour
         )
-        files = {name: sha256((work / name).read_bytes()) for name in _PAYLOAD}
+        names: tuple[str, ...] = _PAYLOAD
+        if bundle.trust_sha256:
+            (work / TRUST).write_bytes(bundle.trust.to_bytes())
+            names = (*_PAYLOAD, TRUST)
+        files = {name: sha256((work / name).read_bytes()) for name in names}
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,

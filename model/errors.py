@@ -50,3 +50,7 @@ class ResultInvalid(ModelError):
 
 class SelfTestFailed(ModelError):
     """The model did not give the result stored with it, so none of its results can be trusted here."""
+
+
+class SelfCheckFailed(ModelError):
+    """The two heads of the model contradict each other, so no result was made of what they gave."""

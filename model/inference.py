@@ -11,12 +11,17 @@ from numpy.typing import NDArray
 
 from model.colormap import get_colormap, invert, overlay
 from model.errors import ResultInvalid
+from model.familiarity import FAMILIAR_FROM
 from model.generator import Generator, GeneratorOutput
 from model.preprocess import Frame, PreprocessSpec, to_frame, to_tensor
 
 BATCH_SIZE = {"cpu": 1, "cuda": 16}
 """On a CPU a batch is no faster than its frames one by one, and one by one a frame's result
 cannot depend on its neighbours."""
+
+AGREEMENT_LIMIT = 0.1
+"""Mean difference between the strain that the colours show and the strain itself from which they contradict
+each other: a colour head can be off by 0.2 in a channel, a picture of another frame is by 0.2 and more."""
 
 _AGREEMENT_SAMPLES = 8192
 
@@ -30,9 +35,22 @@ class Elastogram:
     colour: NDArray[np.uint8]
     """(H, W, 3) RGB, the colour E-mode laid over the B-mode."""
     agreement: float
-    """Mean |strain read back from the colour - strain|; above about 0.1 the two heads disagree."""
+    """Self-check: mean |strain read back from the colour - strain|; see AGREEMENT_LIMIT."""
     spread: NDArray[np.float32] | None = None
     """(H, W), the expected absolute error of `strain` at each pixel; None if the bundle cannot say."""
+    familiarity: float | None = None
+    """0 to 1, see `Familiarity.of`: about the share of breast frames that look at least as strange as this
+    one; None if the bundle cannot say."""
+    resembles: str | None = None
+    """What an unfamiliar frame is most like, for people; None if it is familiar, or nobody can say."""
+    confidence: float | None = None
+    """0 to 1, see `Calibration.confidence_of`: expected NCC with the true strain; None if the bundle cannot
+    say."""
+
+    @property
+    def unfamiliar(self) -> bool:
+        """Does the frame look like something else than the model was made for? False if nobody can say."""
+        return self.familiarity is not None and self.familiarity < FAMILIAR_FROM
 
 
 class Inference:

@@ -14,7 +14,9 @@ from model.preprocess import PreprocessSpec
 from model.strict import JsonObject, read_keys
 
 FORMAT = "emode-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 2 may hold a file more, trust.json."""
 _KEYS = {
     "format", "format_version", "name", "version", "created_at", "licence", "generator", "preprocess",
     "colormap", "weights_sha256", "files", "training", "metrics", "manifest_sha256",
@@ -55,9 +57,10 @@ def read_manifest(path: Path) -> JsonObject:
         raise BundleInvalid(f"{path} is not JSON ({error})", path=path) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleInvalid(f"{path} is not an {FORMAT} manifest", path=path)
-    if (found := manifest.get("format_version")) != FORMAT_VERSION:
+    if (found := manifest.get("format_version")) not in READABLE_VERSIONS:
+        known = " and ".join(str(version) for version in READABLE_VERSIONS)
         raise BundleInvalid(
-            f"{path} has format version {found}, this program reads {FORMAT_VERSION}; install the "
+            f"{path} has format version {found}, this program reads {known}; install the "
             "version of the program that the bundle was made for",
             path=path,
         )

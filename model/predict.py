@@ -1,14 +1,16 @@
 """Frames in, elastograms out: a verified bundle on a chosen device, self-tested."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import torch
 
 from model.bundle import Bundle
-from model.errors import DeviceUnavailable, ResultInvalid, SelfTestFailed, SpecInvalid
-from model.inference import Elastogram, Inference
+from model.confidence import doubt_of
+from model.errors import DeviceUnavailable, ResultInvalid, SelfCheckFailed, SelfTestFailed, SpecInvalid
+from model.inference import AGREEMENT_LIMIT, Elastogram, Inference
 from model.preprocess import Frame
 
 __all__ = ["Elastogram", "Predictor"]
@@ -62,16 +64,35 @@ class Predictor:
         """Return one elastogram for each frame uint8 (H, W); sizes may differ.
 
         Raises FrameTooSmall or FrameInvalid before anything is computed, ResultInvalid if the
-        network's output is not finite.
+        network's output is not finite, SelfCheckFailed if its colours contradict its strain.
         """
-        return self._inference.predict(frames)
+        made = self._inference.predict(frames)
+        return [self._judged(frame, one) for frame, one in zip(frames, made, strict=True)]
+
+    def _judged(self, frame: Frame, made: Elastogram) -> Elastogram:
+        """Check an elastogram, and say how familiar its frame and how sure the model is."""
+        if not made.agreement <= AGREEMENT_LIMIT:
+            raise SelfCheckFailed(
+                f"{self.bundle.id} on {self.device} in {self.precision}: strain read back from the "
+                f"colours is off by {made.agreement:.2g} (allowed {AGREEMENT_LIMIT})",
+                agreement=made.agreement, device=self.device,
+            )  # fmt: skip
+        trust = self.bundle.trust
+        if trust.familiarity is not None:
+            made = replace(made, familiarity=trust.familiarity.of(frame))
+            if made.unfamiliar:
+                made = replace(made, resembles=trust.familiarity.resembles(frame))
+        if trust.confidence is not None and made.spread is not None:
+            doubt = doubt_of(made.strain, made.spread)
+            made = replace(made, confidence=trust.confidence.confidence_of(doubt))
+        return made
 
     def self_test(self) -> None:
         """Run the stored frame and compare; raises SelfTestFailed with the measured departure."""
         expected = self.bundle.self_test
         try:
             result = self.predict([expected.frame])[0]
-        except ResultInvalid as error:
+        except (ResultInvalid, SelfCheckFailed) as error:
             raise SelfTestFailed(f"{self.bundle.id} {error}", device=self.device) from error
         strain = float(np.abs(result.strain - expected.strain).mean())
         colour = float(np.abs(result.colour.astype(np.int16) - expected.colour).mean())

@@ -97,7 +97,7 @@ def test_edited_manifest_is_noticed(folder):
     [
         ({"colour": 1}, "unknown keys: colour"),
         ({"format": "zip"}, "not an emode-bundle manifest"),
-        ({"format_version": 2}, "format version 2, this program reads 1"),
+        ({"format_version": 3}, "format version 3, this program reads 1 and 2"),
         ({"version": "1.2"}, "three numbers"),
         ({"generator": {"depth": 3}}, 'generator: unknown key "depth"'),
         ({"colormap": {"name": "emode-rainbow", "version": 1, "sha256": "0"}}, "not the table"),
