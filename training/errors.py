@@ -77,3 +77,7 @@ class ScreensInvalid(TrainingError):
 
 class ScreenNotReadNow(TrainingError):
     """This machine cannot read a screen now; once it can, the same call goes on where it ended."""
+
+
+class TooFewFrames(TrainingError):
+    """There are not enough frames to tell what is familiar; add frames, or leave their folder out."""

@@ -2,7 +2,18 @@
 
 # Imported for their commands, in the order in which help lists them.
 from model.errors import ModelError
-from training.cli import baselines, compare, evaluate, export, fit, prepare, quick, simulate, speed  # noqa: F401
+from training.cli import (  # noqa: F401
+    baselines,
+    compare,
+    evaluate,
+    export,
+    fit,
+    prepare,
+    quick,
+    simulate,
+    speed,
+    trust,
+)
 from training.cli.app import app, console
 from training.errors import TrainingError
 
