@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,11 @@ from dicom_node.cli.console import (
     show_table,
 )
 from dicom_node.core.errors import NodeError
+
+if TYPE_CHECKING:
+    from dicom_node.config import Config
+    from dicom_node.dicom.reading import SourceImage
+    from dicom_node.dicom.skip import Skip
 
 
 def part10_files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -47,7 +52,7 @@ def apply_model(
     from dicom_node.dicom.skip import Skip
     from dicom_node.node.models import models_of
     from dicom_node.node.values import appearance_of, now, read_limits_of
-    from dicom_node.work.make import make_results
+    from dicom_node.work.make import leave_unfamiliar, make_results
 
     settings = config_or_exit(config)
     if bundle not in settings.bundles:
@@ -63,11 +68,19 @@ def apply_model(
                 rows.append({"file": path, "outcome": "skipped", "code": image.code, "why": image.sentence})
                 continue
             elastograms = model.predictor.predict([pane.grey for pane in image.panes])
+            left = leave_unfamiliar(image, elastograms, settings.inference.unfamiliar)
+            if isinstance(left, Skip):
+                rows.append({"file": path, "outcome": "skipped", "code": left.code, "why": left.sentence})
+                continue
+            image, elastograms = left
             for made in make_results(path, image, elastograms, model, appearance, created_at=now()):
                 uid = made.identity.sop_instance_uid
                 write_result(made.dataset, output / f"{uid}.dcm")
                 Image.fromarray(made.picture.pixels).save(output / f"{uid}.png")
-                rows.append({"file": path, "outcome": "done", "code": None, "why": None, "result": uid})
+                rows.append(
+                    {"file": path, "outcome": "done", "code": None, "why": None, "result": uid}
+                    | {"familiarity": made.elastogram.familiarity, "confidence": made.elastogram.confidence}
+                )
         except NodeError as error:
             rows.append({"file": path, "outcome": "failed", "code": error.code, "why": str(error)})
     if json_:
@@ -75,8 +88,18 @@ def apply_model(
     else:
         show_table(
             f"Results in {output}",
-            ("file", "outcome", "result", "why"),
-            ((r["file"], marked(r["outcome"]), r.get("result"), r["why"]) for r in rows),
+            ("file", "outcome", "familiarity", "confidence", "result", "why"),
+            (
+                (
+                    r["file"],
+                    marked(r["outcome"]),
+                    _rounded(r.get("familiarity")),
+                    _rounded(r.get("confidence")),
+                    r.get("result"),
+                    r["why"],
+                )
+                for r in rows
+            ),
         )
     if any(row["outcome"] == "failed" for row in rows):
         raise typer.Exit(EXIT_INCOMPLETE)
@@ -86,6 +109,9 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="A DICOM file.", exists=True, dir_okay=False)],
     called: Annotated[str, typer.Option(help="As if sent to this AE title of ours.")] = "",
     calling: Annotated[str, typer.Option(help="As if sent by this AE title.")] = "ANY",
+    model: Annotated[
+        bool, typer.Option("--model", help="Run the route's model as well: familiarity and confidence.")
+    ] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     json_: JsonOption = False,
 ) -> None:
@@ -104,6 +130,9 @@ def inspect(
         header = read_header(file)
         choice, skip = judge_arrival(routes, header, arrival)
         image = skip or read_image(file, read_limits_of(settings))
+        judged: list[dict[str, float | None]] = []
+        if model and choice.route and not isinstance(image, Skip):
+            judged, image = _judged(settings, choice.route.bundle, image)
     except NodeError as error:
         if json_:
             show_json({"file": file, "decision": "refused", "code": error.code, "why": str(error)})
@@ -128,18 +157,43 @@ def inspect(
         "why": skipped and skipped.sentence,
         "panes": [{"box": list(p.box), "spacing_mm": p.spacing_mm, "found_by": p.found_by} for p in panes],
     }
+    if model:
+        facts["judged"] = judged
     if json_:
         show_json(facts)
         return
     lines: list[tuple[str, object]] = [
-        (key.replace("_", " "), value) for key, value in facts.items() if key not in ("panes", "passed_over")
+        (key.replace("_", " "), value)
+        for key, value in facts.items()
+        if key not in ("panes", "passed_over", "judged")
     ]
     lines += [("passed over", text) for text in facts["passed_over"]]
     lines += [
         (f"B-mode pane {i}", f"x {p.box[0]}..{p.box[2]}, y {p.box[1]}..{p.box[3]}, found by {p.found_by}")
         for i, p in enumerate(panes)
     ]
+    for i, said in enumerate(judged):
+        lines += [(f"{key} of pane {i}", _rounded(value)) for key, value in said.items()]
     show_table("What the node sees", ("fact", "value"), lines)
+
+
+def _judged(
+    settings: Config, bundle: str, image: SourceImage
+) -> tuple[list[dict[str, float | None]], SourceImage | Skip]:
+    """What the model says of each pane, and the image as far as it would get results."""
+    from dicom_node.dicom.skip import Skip
+    from dicom_node.node.models import models_of
+    from dicom_node.work.make import leave_unfamiliar
+
+    model = models_of(settings, [bundle])[bundle]
+    made = model.predictor.predict([pane.grey for pane in image.panes])
+    left = leave_unfamiliar(image, made, settings.inference.unfamiliar)
+    said = [{"familiarity": one.familiarity, "confidence": one.confidence} for one in made]
+    return said, left if isinstance(left, Skip) else left[0]
+
+
+def _rounded(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
 
 
 def _has_prefix(path: Path) -> bool:

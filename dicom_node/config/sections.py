@@ -348,6 +348,9 @@ class InferenceSection(_Section):
     """CPU threads of the network; none: the library decides."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 8
     """Most images in one pass; fewer are run at once, nothing is waited for."""
+    unfamiliar: Literal["skip", "mark"] = "skip"
+    """Frames that do not look like the breast B-mode that the bundle learnt from: leave them alone, or make
+    results that say so in the picture. Bundles that cannot tell take every frame."""
     time_limit_s: Seconds = 120.0
     """Seconds that reading one image, running the model on it, or making its results may each take.
 

@@ -15,6 +15,9 @@ from dicom_node.dicom.regions import Box
 
 Layout = Literal["side-by-side", "emode"]
 
+UNFAMILIAR_WORDS = "UNFAMILIAR IMAGE"
+"""Follow the label on results of frames that the model was not made for."""
+
 _AMBER: Colour = (255, 191, 0)
 _LIGHT: Colour = (200, 200, 200)
 _DIM: Colour = (140, 140, 140)

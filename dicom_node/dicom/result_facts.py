@@ -46,6 +46,24 @@ class BundleFacts:
     weights_sha256: str
     colormap: str
     trained_on_simulation: bool
+    trust_sha256: str = ""
+    """Digest of what the bundle knows of its limits, since results repeat it; empty if it knows nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the model says of its own result; None where its bundle cannot say. None of it is clinical."""
+
+    familiarity: float | None = None
+    """0 to 1: about the share of good frames that look at least as strange; small is strange."""
+    confidence: float | None = None
+    """0 to 1: the correlation with the true strain to expect, as on pairs like those it learnt from."""
+    unfamiliar: bool = False
+    """The frame does not look like breast B-mode to the model."""
+
+
+UNJUDGED = Judgement()
+"""Of bundles that cannot say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +119,8 @@ def result_identity(
         "kind": "secondary-capture-still",
         "schema": SCHEMA_VERSION,
     }
+    if bundle.trust_sha256:
+        made_by["trust"] = bundle.trust_sha256
     instance: dict[str, Fact] = {
         "study": header.study_instance_uid,
         "source": header.sop_instance_uid,

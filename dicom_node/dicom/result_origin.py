@@ -10,7 +10,7 @@ from pydicom.tag import BaseTag
 from dicom_node.dicom.header import items, text
 from dicom_node.dicom.marks import CODING_SCHEME, CONTRIBUTION_WORDS, DERIVATION_WORDS, WEIGHTS_WORDS
 from dicom_node.dicom.reading import SourceImage
-from dicom_node.dicom.result_facts import LO_LENGTH, BundleFacts, Equipment, software_versions
+from dicom_node.dicom.result_facts import LO_LENGTH, BundleFacts, Equipment, Judgement, software_versions
 from dicom_node.dicom.verbatim import copy_verbatim, keep_as_written, tags_of
 
 _SCANNER = tags_of(
@@ -31,6 +31,7 @@ def put_origin(
     image: SourceImage,
     bundle: BundleFacts,
     equipment: Equipment,
+    judgement: Judgement,
     created_at: datetime,
 ) -> None:
     """Where it comes from: source image, scanner, this node, the algorithm."""
@@ -57,6 +58,7 @@ def put_origin(
     ds.DerivationDescription = (
         f"{DERIVATION_WORDS} predicted from one B-mode frame by a generative neural network; "
         f"not measured; bundle {bundle.name} {bundle.version}, colours {bundle.colormap}{trained}"
+        + _own_words(judgement)
     )[:1024]
     ds.DerivationCodeSequence = [
         code_item("SYNSTRAIN", CODING_SCHEME, "Synthetic strain elastography by neural network")
@@ -89,6 +91,15 @@ def put_origin(
     ds.SecondaryCaptureDeviceManufacturer = equipment.manufacturer
     ds.SecondaryCaptureDeviceManufacturerModelName = equipment.model_name
     ds.SecondaryCaptureDeviceSoftwareVersions = list(software_versions(equipment, bundle))
+
+
+def _own_words(judgement: Judgement) -> str:
+    words = ""
+    if judgement.confidence is not None:
+        words += f"; model confidence {judgement.confidence:.2f} of 1 (correlation to expect with the truth)"
+    if judgement.familiarity is not None:
+        words += f"; familiarity of the image {judgement.familiarity:.2g} of 1"
+    return words + "; the image is unlike those that the model learnt from" * judgement.unfamiliar
 
 
 def _scanner_item(source: Dataset) -> Dataset:

@@ -17,7 +17,7 @@ from dicom_node.core.identity import (
 )
 from dicom_node.core.image import ImageHeader
 from dicom_node.dicom.header import pydicom_quiet, text, texts, whole_number
-from dicom_node.dicom.label import Picture
+from dicom_node.dicom.label import UNFAMILIAR_WORDS, Picture
 from dicom_node.dicom.marks import COMMENT, PRIVATE_CREATOR, PRIVATE_GROUP, RESULT_IMAGE_TYPE
 from dicom_node.dicom.patient_study import copy_patient_and_study
 from dicom_node.dicom.reading import Pane, SourceImage
@@ -25,8 +25,10 @@ from dicom_node.dicom.result_check import check_result, ensure_valid_result
 from dicom_node.dicom.result_facts import (
     LO_LENGTH,
     SCHEMA_VERSION,
+    UNJUDGED,
     BundleFacts,
     Equipment,
+    Judgement,
     ResultIdentity,
     ResultSettings,
     result_identity,
@@ -40,6 +42,7 @@ from dicom_node.dicom.verbatim import copy_verbatim, keep_as_written, tags_of
 __all__ = [
     "BundleFacts",
     "Equipment",
+    "Judgement",
     "ResultIdentity",
     "ResultSettings",
     "build_result",
@@ -67,6 +70,7 @@ def build_result(
     equipment: Equipment,
     settings: ResultSettings,
     created_at: datetime,
+    judgement: Judgement = UNJUDGED,
 ) -> Dataset:
     """Build the Secondary Capture object of one pane (PS3.3 A.8.1).
 
@@ -82,12 +86,12 @@ def build_result(
         ds = _base(image.header, identity, equipment, bundle, settings)
         copy_patient_and_study(source, ds)
         _put_series_and_times(ds, source, image.header, pane, settings, created_at)
-        put_origin(ds, source, image, bundle, equipment, created_at)
-        _put_marks(ds, source, pane, bundle, settings)
+        put_origin(ds, source, image, bundle, equipment, judgement, created_at)
+        _put_marks(ds, source, pane, bundle, settings, judgement)
         _put_anatomy(ds, source, settings)
         _put_lossy_history(ds, source)
         _put_pixels(ds, pane, picture)
-        _put_provenance(ds, pane, bundle, identity)
+        _put_provenance(ds, pane, bundle, judgement)
         keep_as_written(ds)
     return ds
 
@@ -163,7 +167,12 @@ def _zone_of(source: Dataset) -> timezone | None:
 
 
 def _put_marks(
-    ds: Dataset, source: Dataset, pane: Pane, bundle: BundleFacts, settings: ResultSettings
+    ds: Dataset,
+    source: Dataset,
+    pane: Pane,
+    bundle: BundleFacts,
+    settings: ResultSettings,
+    judgement: Judgement,
 ) -> None:
     """What says that this is synthetic, in every place where a reader may look."""
     ds.ImageType = list(RESULT_IMAGE_TYPE)
@@ -171,7 +180,7 @@ def _put_marks(
     ds.SyntheticData = "YES"
     if text(source, "ContentQualification") in ("RESEARCH", "SERVICE") or bundle.trained_on_simulation:
         ds.ContentQualification = "RESEARCH"
-    ds.ImageComments = COMMENT
+    ds.ImageComments = f"{COMMENT} - {UNFAMILIAR_WORDS}" if judgement.unfamiliar else COMMENT
     inherited = text(source, "BurnedInAnnotation")
     if pane.found_by == "regions":
         ds.BurnedInAnnotation = "NO" if settings.burned_in_policy == "from-region" else "YES"
@@ -227,7 +236,7 @@ def _put_pixels(ds: Dataset, pane: Pane, picture: Picture) -> None:
     ds.add_new(0x7FE00010, "OB", data + b"\0" * (len(data) % 2))
 
 
-def _put_provenance(ds: Dataset, pane: Pane, bundle: BundleFacts, identity: ResultIdentity) -> None:
+def _put_provenance(ds: Dataset, pane: Pane, bundle: BundleFacts, judgement: Judgement) -> None:
     """What standard attributes have no room for; an archive may drop it."""
     block = ds.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
     block.add_new(0x01, "LO", bundle.weights_sha256)
@@ -237,3 +246,6 @@ def _put_provenance(ds: Dataset, pane: Pane, bundle: BundleFacts, identity: Resu
     block.add_new(0x05, "CS", pane.found_by.replace("-", "_").upper())
     block.add_new(0x06, "IS", list(pane.box))
     block.add_new(0x07, "IS", SCHEMA_VERSION)
+    for number, value in ((0x08, judgement.familiarity), (0x09, judgement.confidence)):
+        if value is not None:
+            block.add_new(number, "DS", f"{value:.4g}")

@@ -28,6 +28,7 @@ class SkipCode(StrEnum):
     TOO_SMALL = "too-small"
     TOO_LARGE = "too-large"
     PIXELS_UNREADABLE = "pixels-unreadable"
+    UNFAMILIAR = "unfamiliar"
 
     @property
     def sentence(self) -> str:
@@ -76,6 +77,11 @@ _SENTENCES: dict[SkipCode, str] = {
     SkipCode.TOO_LARGE: (
         "The object claims more than this node is set to decode. If it is sound, raise "
         "limits.decoded_megapixels, limits.frames or limits.total_megapixels, and send it again."
+    ),
+    SkipCode.UNFAMILIAR: (
+        "The picture does not look like the breast B-mode that the model learnt from, so what it would draw "
+        "means nothing. Nothing to do if it shows something else. If breast images of a scanner often end "
+        "here, use a bundle fitted on stills of that scanner, or set inference.unfamiliar to mark."
     ),
     SkipCode.PIXELS_UNREADABLE: (
         "The pixels cannot be decoded. Send the image again, uncompressed if the archive can."

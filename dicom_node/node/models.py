@@ -42,6 +42,7 @@ def models_of(config: Config, names: Sequence[str]) -> dict[str, Model]:
             colormap=f"{bundle.colormap.name}-{bundle.colormap.version}",
             # A bundle that does not say where its pairs came from is labelled as simulated.
             trained_on_simulation=bundle.training.get("simulated") is not False,
+            trust_sha256=bundle.trust_sha256,
         )
         joins = predictor.device != "cpu"
         models[name] = Model(_Guarded(predictor, ModelError), facts, bundle.colormap.table, joins)

@@ -36,6 +36,7 @@ def infer(base: Base) -> None:
         appearance=appearance,
         limits=read_limits_of(config),
         delivery_attempts={name: d.retry.max_attempts for name, d in config.destinations.items()},
+        unfamiliar=config.inference.unfamiliar,
     )
     lane = Lane(
         JobKind.INFER,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,16 @@ from dicom_node.store.results import (
 )
 from dicom_node.store.retention import purged_words
 from dicom_node.work.loop import Effect, Outcome
-from dicom_node.work.make import Appearance, Elastogram, Made, Model, identify, make_results
+from dicom_node.work.make import (
+    Appearance,
+    Elastogram,
+    Made,
+    Model,
+    Unfamiliar,
+    identify,
+    leave_unfamiliar,
+    make_results,
+)
 from dicom_node.work.pulse import Pulse
 
 
@@ -61,6 +70,8 @@ class Infer:
     limits: ReadLimits
     delivery_attempts: Mapping[str, int]
     """Destination -> tries for each delivery."""
+    unfamiliar: Unfamiliar = "skip"
+    """What becomes of frames that do not look like what the model was made for."""
     pulse: Pulse = field(default_factory=Pulse)
     """Beaten before each image is read, at each pass of the model, and before results are made."""
 
@@ -122,16 +133,15 @@ class Infer:
             return Outcome(job, error=error)
         faults.step("infer.read")
         if isinstance(image, Skip):
-            skip = image
-
-            def leave_alone(conn: Connection, now: datetime) -> None:
-                _decide_if_current(conn, stored, skip, now)
-
-            return Outcome(job, effect=leave_alone, detail=f"skipped: {skip.code.value}")
+            return _left_alone(job, stored, image)
         return _Ready(job, stored, route, image, path, time.monotonic() - started)
 
     def _make(self, item: _Ready, elastograms: Sequence[Elastogram], model: Model, infer_s: float) -> Outcome:
-        """Build and keep the results of one image."""
+        """Build and keep the results of one image, or leave alone what the model was not made for."""
+        left = leave_unfamiliar(item.image, elastograms, self.unfamiliar)
+        if isinstance(left, Skip):
+            return _left_alone(item.job, item.stored, left)
+        item, elastograms = replace(item, image=left[0]), left[1]
         links: list[tuple[int, int]] = []
         wanted: dict[datetime, set[str]] = {}  # Content Date and Time -> results to make
         with self.database.read() as conn:
@@ -235,6 +245,13 @@ class Infer:
             max_attempts=self.delivery_attempts[destination],
             held=held,
         )
+
+
+def _left_alone(job: ClaimedJob, stored: StoredImage, skip: Skip) -> Outcome:
+    def leave_alone(conn: Connection, now: datetime) -> None:
+        _decide_if_current(conn, stored, skip, now)
+
+    return Outcome(job, effect=leave_alone, detail=f"skipped: {skip.code.value}")
 
 
 def _is_among(uids: Collection[str], identity: ResultIdentity) -> bool:

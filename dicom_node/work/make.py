@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,12 @@ from pydicom.uid import UID
 from dicom_node.core.identity import derive_uid
 from dicom_node.core.image import ImageHeader
 from dicom_node.dicom.header import load_source
-from dicom_node.dicom.label import LabelSettings, Picture, compose
+from dicom_node.dicom.label import UNFAMILIAR_WORDS, LabelSettings, Picture, compose
 from dicom_node.dicom.reading import Pane, SourceImage, pane_of
 from dicom_node.dicom.results import (
     BundleFacts,
     Equipment,
+    Judgement,
     ResultIdentity,
     ResultSettings,
     build_result,
@@ -32,6 +33,7 @@ from dicom_node.dicom.results import (
     result_identity,
     settings_digest,
 )
+from dicom_node.dicom.skip import Skip, SkipCode
 
 Frame = NDArray[np.uint8]
 
@@ -46,6 +48,22 @@ class Elastogram(Protocol):
     @property
     def colour(self) -> NDArray[np.uint8]:
         """Colour E-mode over the B-mode, uint8 (H, W, 3)."""
+
+    @property
+    def familiarity(self) -> float | None:
+        """0 to 1; None if the bundle cannot say."""
+
+    @property
+    def unfamiliar(self) -> bool:
+        """Does the frame not look like what the model was made for?"""
+
+    @property
+    def resembles(self) -> str | None:
+        """What an unfamiliar frame is most like, for people."""
+
+    @property
+    def confidence(self) -> float | None:
+        """0 to 1; None if the bundle cannot say."""
 
 
 class Predicts(Protocol):
@@ -68,6 +86,10 @@ class Model:
     """The colour map, uint8 (256, 3); index 255 is soft."""
     joins_frames: bool = True
     """Is a batch one pass? If it is not, images are better run and finished one by one."""
+
+
+Unfamiliar = Literal["skip", "mark"]
+"""What becomes of a frame that the model was not made for: no result, or one that says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +123,27 @@ def identify(image: SourceImage, pane: Pane, model: Model, appearance: Appearanc
     return result_identity(image.header, pane, image.frame_index, model.facts, appearance.digest)
 
 
+def leave_unfamiliar(
+    image: SourceImage, elastograms: Sequence[Elastogram], policy: Unfamiliar
+) -> tuple[SourceImage, Sequence[Elastogram]] | Skip:
+    """Keep the panes that get a result: all under "mark", under "skip" the familiar ones.
+
+    A Skip if none is left, with what was measured on the most familiar one.
+    """
+    if policy == "mark":
+        return image, elastograms
+    pairs = list(zip(image.panes, elastograms, strict=True))
+    kept = [(pane, made) for pane, made in pairs if not made.unfamiliar]
+    if kept or not pairs:
+        panes = tuple(pane for pane, _ in kept)
+        return replace(image, panes=panes), [made for _, made in kept]
+    nearest = max(elastograms, key=lambda made: made.familiarity or 0.0)
+    facts = f"Its familiarity is {nearest.familiarity or 0.0:.2g} of 1"
+    if nearest.resembles is not None:
+        facts += f"; of other pictures that were drawn for comparison it is most like: {nearest.resembles}"
+    return Skip(SkipCode.UNFAMILIAR, facts)
+
+
 def make_results(
     path: Path,
     image: SourceImage,
@@ -127,14 +170,23 @@ def make_results(
             continue
         started = time.monotonic()
         picture = draw(pane, elastogram, model, appearance)
-        dataset = _build(source, image, pane, picture, identity, model, appearance, created_at)
+        said = judgement_of(elastogram)
+        dataset = _build(source, image, pane, picture, identity, model, appearance, said, created_at)
         ensure_valid_result(dataset, source)
         yield Made(pane, identity, elastogram, picture, dataset, time.monotonic() - started)
 
 
 def draw(pane: Pane, elastogram: Elastogram, model: Model, appearance: Appearance) -> Picture:
     """The labelled picture of one pane, as results show it."""
-    return compose(pane.grey, elastogram.colour, model.colours, appearance.label, _footer(model.facts))
+    label = appearance.label
+    if elastogram.unfamiliar:
+        label = replace(label, text=f"{label.text} - {UNFAMILIAR_WORDS}")
+    return compose(pane.grey, elastogram.colour, model.colours, label, _footer(model.facts))
+
+
+def judgement_of(elastogram: Elastogram) -> Judgement:
+    """What the model says of its result, as the result repeats it."""
+    return Judgement(elastogram.familiarity, elastogram.confidence, elastogram.unfamiliar)
 
 
 def _build(
@@ -145,6 +197,7 @@ def _build(
     identity: ResultIdentity,
     model: Model,
     appearance: Appearance,
+    judgement: Judgement,
     created_at: datetime,
 ) -> Dataset:
     return build_result(
@@ -157,6 +210,7 @@ def _build(
         appearance.equipment,
         appearance.results,
         created_at,
+        judgement,
     )
 
 
@@ -183,4 +237,5 @@ def warm_up(model: Model, appearance: Appearance) -> None:
     source.file_meta = FileMetaDataset()
     source.file_meta.TransferSyntaxUID = UID(header.transfer_syntax_uid)
     identity = identify(image, pane, model, appearance)
-    _build(source, image, pane, picture, identity, model, appearance, datetime.now(UTC))
+    said = judgement_of(elastogram)
+    _build(source, image, pane, picture, identity, model, appearance, said, datetime.now(UTC))

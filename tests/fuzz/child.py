@@ -44,6 +44,10 @@ ADDRESS_SPACE = 4 << 30
 class _Tinted:
     strain: NDArray[np.float32]
     colour: NDArray[np.uint8]
+    familiarity: float | None = None
+    unfamiliar: bool = False
+    resembles: str | None = None
+    confidence: float | None = None
 
 
 class _Tint:
