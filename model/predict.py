@@ -42,7 +42,7 @@ class Predictor:
         """Load and self-test.
 
         device     "auto" takes a GPU if there is one and else the CPU; `.device` says which.
-        precision  "auto" is fp32 on the CPU and bf16 on a GPU.
+        precision  "auto" is bf16 on a GPU and on a CPU that computes in it, else fp32; see `.precision`.
         threads    CPU threads for the whole process; None leaves them as they are.
 
         Raises DeviceUnavailable, BundleInvalid or SelfTestFailed.
@@ -53,7 +53,7 @@ class Predictor:
         self.device: Literal["cpu", "cuda"] = _choose_device(device)
         if precision not in ("auto", "fp32", "bf16"):
             raise SpecInvalid(f'precision is "{precision}", must be auto, fp32 or bf16')
-        fitting: Literal["fp32", "bf16"] = "bf16" if self.device == "cuda" else "fp32"
+        fitting: Literal["fp32", "bf16"] = "bf16" if _computes_in_bf16(self.device) else "fp32"
         self.precision: Literal["fp32", "bf16"] = fitting if precision == "auto" else precision
         self._inference = Inference(
             bundle.build_generator(), bundle.preprocess, device=self.device, precision=self.precision
@@ -115,3 +115,11 @@ def _choose_device(device: Device) -> Literal["cpu", "cuda"]:
     if device == "cuda":
         raise DeviceUnavailable("no CUDA device was found", device=device)
     return "cpu"
+
+
+def _computes_in_bf16(device: Literal["cpu", "cuda"]) -> bool:
+    """Whether half the bits save time there: a CPU without the instructions only imitates them, slowly."""
+    if device == "cuda":
+        return True
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -343,7 +343,7 @@ class InferenceSection(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one; cuda refuses to start without."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of the network."""
+    """Number format of the network; auto is bf16 where the device computes in it, else fp32."""
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     """CPU threads of the network; none: the library decides."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 8

@@ -18,7 +18,7 @@ from training.cli.tables import table_of, table_of_discrimination, table_of_stil
 from training.errors import ArgumentsInvalid
 from training.pairs.folder import open_folder
 from training.pairs.split import Side, side_of
-from training.pairs.stills import Still, read_index, read_still
+from training.pairs.stills import Entry, Still, read_index, read_still
 from training.replacing import replacing
 from training.scoring.evaluate import Predicts
 from training.scoring.evaluate import evaluate as evaluate_pairs
@@ -28,7 +28,7 @@ from training.scoring.references import mean_map
 from training.scoring.regions import Map
 from training.scoring.report import Report
 from training.scoring.sources import open_pairs
-from training.scoring.stills import score_stills
+from training.scoring.stills import StillsReport, score_stills
 
 BundleFolder = Annotated[Path, typer.Option(help="Bundle folder.")]
 Training = Annotated[
@@ -83,7 +83,7 @@ def evaluate(
     if masks is not None:
         evaluate_masks(predictor, masks, side, training, as_json, pictures)
         return
-    report = run_evaluate(predictor, folders, training)
+    report = run_evaluate(predictor, folders, None if training is None else mean_of(training))
     if pictures is not None:
         sheet = pictures / "best-median-worst.png"
         write_examples(sheet, predictor, open_pairs(folders), report, palette_of(predictor))
@@ -101,30 +101,47 @@ def evaluate_masks(
     as_json: Path | None,
     pictures: Path | None,
 ) -> None:
-    entries = [one for one in read_index(root) if side in ("all", side_of(one.group))]
-    mean = None if training is None else mean_of(training)
-
-    def stills() -> Iterator[Still]:
-        return (still for entry in entries if isinstance(still := read_still(entry), Still))
-
-    with Bar(console=console) as bar:
-        task = bar.add_task(f"evaluate stills, {side}", total=len(entries))
-        report = score_stills(
-            predictor, stills, training_mean=mean, progress=lambda done: bar.update(task, completed=done)
-        )
-        bar.update(task, completed=len(entries))  # some may have been skipped
+    """Score stills, and give the result as JSON, pictures and tables."""
+    report, skipped = run_masks(predictor, root, side, None if training is None else mean_of(training))
     if pictures is not None:
         sheet = pictures / "softest-to-hardest.png"
-        write_still_examples(sheet, predictor, stills(), report)
+        write_still_examples(sheet, predictor, stills_of(entries_of(root, side)), report)
         console.print(f"pictures in {sheet}")
-    give({"side": side, "skipped": len(entries) - report.stills, **report.to_json()}, as_json)
+    give({"side": side, "skipped": skipped, **report.to_json()}, as_json)
     if as_json != STDOUT:
         Console().print(table_of_stills(report), table_of_discrimination(report))
 
 
-def run_evaluate(predictor: Predicts, data: Path | list[Path], training: Path | None) -> Report:
+def entries_of(root: Path, side: StillsSide) -> list[Entry]:
+    """The lines of an index that lie on one side of the split, or all."""
+    return [one for one in read_index(root) if side in ("all", side_of(one.group))]
+
+
+def stills_of(entries: list[Entry]) -> Iterator[Still]:
+    """Read stills; those of which the node would make no result are left out."""
+    return (still for entry in entries if isinstance(still := read_still(entry), Still))
+
+
+def run_masks(
+    predictor: Predicts, root: Path, side: StillsSide, mean: Map | None
+) -> tuple[StillsReport, int]:
+    """Score stills with a progress bar; returns the report and how many were skipped."""
+    entries = entries_of(root, side)
+    with Bar(console=console) as bar:
+        task = bar.add_task(f"evaluate stills, {side}", total=len(entries))
+        report = score_stills(
+            predictor,
+            lambda: stills_of(entries),
+            training_mean=mean,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+        bar.update(task, completed=len(entries))  # some may have been skipped
+    return report, len(entries) - report.stills
+
+
+def run_evaluate(predictor: Predicts, data: Path | list[Path], mean: Map | None) -> Report:
+    """Score folders of pairs with a progress bar."""
     pairs = open_pairs([data] if isinstance(data, Path) else data)
-    mean = None if training is None else mean_of(training)
     with Bar(console=console) as bar:
         task = bar.add_task("evaluate", total=len(pairs))
         return evaluate_pairs(

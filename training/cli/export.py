@@ -11,11 +11,13 @@ from model.bundle import read_bundle, write_bundle
 from model.predict import Predictor
 from model.trust import Trust
 from training.bundling.export import build_bundle, inference_of, shipped_weights
+from training.bundling.metrics import kept_of_other_maker, kept_of_pairs, kept_of_stills
 from training.cli.app import Out, app, console
-from training.cli.evaluate import run_evaluate
+from training.cli.evaluate import mean_of, run_evaluate, run_masks
 from training.cli.tables import table_of
 from training.cli.trust import Familiar, run_trust, trust_table
 from training.errors import TooFewFrames, TooFewPairs
+from training.pairs.folder import open_folder
 
 
 @app.command()
@@ -25,18 +27,41 @@ def export(
     training: Annotated[Path, typer.Option(help="Folder of training pairs, for the mean-map floor.")],
     out: Out,
     familiar: Familiar = None,
+    other: Annotated[
+        Path | None, typer.Option(help="Pairs of another maker than was trained on, for the card.")
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Stills with lesion masks, for the card: their validation side is scored."),
+    ] = None,
     replace_it: Annotated[bool, typer.Option("--replace", help="Replace a bundle that is there.")] = False,
 ) -> None:
     """Evaluate the averaged weights of a run and write them as a bundle with its card."""
-    run_export(run, data, training, out, familiar=familiar, replace_it=replace_it)
+    run_export(run, data, training, out, familiar=familiar, other=other, masks=masks, replace_it=replace_it)
 
 
 def run_export(
-    run: Path, data: Path, training: Path, out: Path, *, replace_it: bool, familiar: Path | None = None
+    run: Path,
+    data: Path,
+    training: Path,
+    out: Path,
+    *,
+    replace_it: bool,
+    familiar: Path | None = None,
+    other: Path | None = None,
+    masks: Path | None = None,
 ) -> None:
+    """Score the run on all that is given, fit what it knows of its limits, and write the bundle."""
     config, _, weights = shipped_weights(run)
-    report = replace(run_evaluate(inference_of(config, weights), data, training), per_pair=[])
-    metrics = {key: value for key, value in report.to_json().items() if key != "per_pair"}
+    network, mean = inference_of(config, weights), mean_of(training)
+    report = run_evaluate(network, data, mean)
+    metrics = kept_of_pairs(report.to_json())
+    if other is not None:
+        found = run_evaluate(network, other, mean).to_json()
+        metrics["other_maker"] = kept_of_other_maker(found, open_folder(other).maker)
+    if masks is not None:
+        on_stills, _ = run_masks(network, masks, "validation", mean)
+        metrics["stills"] = kept_of_stills(on_stills.to_json(), "validation")
     trust = Trust()
     try:
         fitted = run_trust(inference_of(config, weights), training, data, familiar)
