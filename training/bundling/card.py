@@ -1,5 +1,6 @@
 """The model card: what a bundle is for, what it scored beside its floors, and what it cannot do."""
 
+from collections import Counter
 from typing import Any
 
 from training.bundling import sections
@@ -26,6 +27,7 @@ Trained as a paired GAN for {steps:,} steps{start}. Source commit: {git_commit}.
 Simulated strain was computed by finite elements; how stiff a lesion is for its look was set from the
 literature before training, and 15 % of benign- and malignant-looking lesions contradict their look.
 {sources}
+
 ## How well it does, on {test_pairs} simulated pairs with seeds never trained on
 Normalised cross-correlation (NCC, zero shift) with the true strain: mean (95 % bootstrap interval).
 
@@ -74,10 +76,11 @@ _KNOWS_NOT = "- It does not know when it is wrong: it has no uncertainty output.
 _NO_PATIENTS = "No patient data were used."
 
 
-def _data_line(data: DataDescription) -> str:
+def _data_line(data: DataDescription, times: int) -> str:
     what = _MAKERS.get(data.maker, data.maker)
     made = f"`{data.maker}` version {data.maker_version}, numbers {data.first} to {data.last}"
-    return f"- {data.pairs:,} pairs, {what} ({made})"
+    often = "" if times == 1 else f", each seen {times} times an epoch"
+    return f"- {data.pairs:,} pairs, {what} ({made}){often}"
 
 
 def render_card(config: TrainingConfig, training: dict[str, Any], metrics: dict[str, Any]) -> str:
@@ -105,7 +108,7 @@ def render_card(config: TrainingConfig, training: dict[str, Any], metrics: dict[
         alpha=config.generator.alpha,
         steps=training["steps"],
         start=f", starting from {provenance.start}" if provenance.start else "",
-        data="\n".join(_data_line(data) for data in provenance.training),
+        data="\n".join(_data_line(data, times) for data, times in Counter(provenance.training).items()),
         sources="\n".join(words for maker, words in _SOURCES.items() if maker in makers) or _NO_PATIENTS,
         git_commit=training["git_commit"],
         uncertainty=_KNOWS if config.generator.uncertainty else _KNOWS_NOT,
