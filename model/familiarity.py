@@ -36,7 +36,7 @@ class Cloud:
     def distances_of(self, looks: Values) -> Values:
         """Squared Mahalanobis distance of looks (..., n): float64 (...)."""
         away = looks - self.centre
-        return np.asarray(np.einsum("...i,ij,...j->...", away, self.precision, away))
+        return np.asarray(((away @ self.precision) * away).sum(axis=-1))
 
 
 @dataclass(frozen=True, eq=False)
