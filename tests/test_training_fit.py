@@ -147,7 +147,7 @@ def test_export_is_what_was_trained(samples, pairs, tmp_path):
     write_bundle(bundle, tmp_path / "bundle")
     read = read_bundle(tmp_path / "bundle")
     frame = pairs[0].bmode
-    loaded = Predictor(read, device="cpu").predict([frame])[0]
+    loaded = Predictor(read, device="cpu", precision="fp32").predict([frame])[0]
     direct = inference_of(config, weights).predict([frame])[0]
     np.testing.assert_array_equal(loaded.strain, direct.strain)
     np.testing.assert_array_equal(loaded.colour, direct.colour)

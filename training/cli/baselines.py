@@ -80,7 +80,7 @@ def baselines(
     if bundle is None:
         model = _fitted("emode", settings, training, validation, out, device, pairs)
     else:
-        predictor = Predictor(read_bundle(bundle), device="auto")
+        predictor = Predictor(read_bundle(bundle), device="auto", precision="fp32")
         name, spec = predictor.bundle.id, predictor.bundle.generator
         scores = _scored(predictor, pairs, Palette.of(spec), name)
         model = Candidate(name, count_parameters(Generator(spec)), None, scores)

@@ -35,7 +35,9 @@ def compare(
     """
     use_threads(threads)
     pairs = open_pairs(data)
-    predictors = [Predictor(read_bundle(bundle), device="auto") for bundle in (first, second)]
+    predictors = [
+        Predictor(read_bundle(bundle), device="auto", precision="fp32") for bundle in (first, second)
+    ]
     comparison = compare_scores(*(_scored(predictor, pairs) for predictor in predictors))
     names = [predictor.bundle.id for predictor in predictors]
     give({"first": names[0], "second": names[1], **comparison.to_json()}, as_json)

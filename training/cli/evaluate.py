@@ -79,7 +79,8 @@ def evaluate(
         raise ArgumentsInvalid(
             "--data names no folder of pairs" if masks is None else "--data and --masks exclude each other"
         )
-    predictor = Predictor(read_bundle(bundle), device="auto")
+    # A score must not depend on what the machine at hand computes in.
+    predictor = Predictor(read_bundle(bundle), device="auto", precision="fp32")
     if masks is not None:
         evaluate_masks(predictor, masks, side, training, as_json, pictures)
         return
