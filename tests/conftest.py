@@ -5,6 +5,7 @@ import os
 # Before numpy is imported: see dicom_node.cli.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ def real_data() -> Path:
 def free_port() -> int:
     """A port of this machine that was free a moment ago."""
     return free_ports(1)[0]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: the same sums in the same order, and no fight for cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

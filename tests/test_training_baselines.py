@@ -31,6 +31,8 @@ from training.pairs.samples import Samples, load_all, step_rng, take
 from training.scoring.measures import MEASURES
 from training.scoring.report import Scores
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SETTINGS = {
     "name": "test",
@@ -75,14 +77,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def samples(folder) -> Samples:
     return load_all(sorted(folder.glob("pair-*.npz")), CONFIG.preprocess_spec())
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # The networks

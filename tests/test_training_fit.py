@@ -36,6 +36,8 @@ from training.pairs.samples import Batch, Samples, box_area, lesion_boxes, load_
 from training.scoring.evaluate import evaluate
 from training.simulator.simulate import SIMULATOR, TRAINING_SEEDS, simulate_pair
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS = {
     "name": "test",
     "version": "0.0.1",
@@ -75,14 +77,6 @@ def samples(pairs, tmp_path_factory) -> Samples:
     for i, pair in enumerate(pairs):
         write_pair(pair_path(root, i), pair)
     return load_all(sorted(root.glob("pair-*.npz")), CONFIG.preprocess_spec())
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_overfits_four_pairs(samples):

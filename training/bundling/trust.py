@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from model.confidence import doubt_of
-from model.inference import Elastogram
 from model.look import Values, look_of
 from model.preprocess import Frame
 from model.trust import Trust
@@ -17,6 +15,8 @@ from training.pairs.folder import PairFolder, open_folder
 from training.pairs.pair import Pair
 from training.pairs.split import side_of
 from training.pairs.stills import read_stills
+from training.scoring.confidence import spearman
+from training.scoring.evaluate import Predicts
 from training.scoring.scores import ncc
 from training.trust.confidence import fit_confidence
 from training.trust.familiarity import LOOKS_PER_FRAME, fit_familiarity, gather, meet_strangers
@@ -26,12 +26,6 @@ from training.trust.report import judge
 MOST_FRAMES = 400
 """Frames of a folder of pairs that a reference is fitted on, evenly spread: more say nothing more."""
 _FRESH_SEED = 7
-
-
-class Predicts(Protocol):
-    """What gives elastograms for frames: a Predictor, or a network without a bundle."""
-
-    def predict(self, frames: list[Frame]) -> list[Elastogram]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +116,7 @@ def _cross_validated(doubts: list[float], nccs: list[float], simulated: bool) ->
         plain[out] = y[~out].mean()
     return {
         "pairs": len(x),
-        "rank_correlation": round(float(spearmanr(-x, y).statistic), 4),
+        "rank_correlation": round(spearman(-x, y), 4),
         "mean_error": round(float(np.abs(told - y).mean()), 4),
         "mean_error_of_the_mean": round(float(np.abs(plain - y).mean()), 4),
         "bias": round(float((told - y).mean()), 4),

@@ -12,8 +12,9 @@ from rich.table import Table
 from model.bundle import read_bundle, write_bundle
 from model.inference import Inference
 from model.predict import Predictor
-from training.bundling.trust import Fitted, Predicts, fit_trust
+from training.bundling.trust import Fitted, fit_trust
 from training.cli.app import Out, app, console
+from training.scoring.evaluate import Predicts
 
 Familiar = Annotated[
     Path | None,
