@@ -68,9 +68,7 @@ train-default: install  ## train the bundle that ships: about two hours; BUSI=fo
 	$(TRAIN) simulate --n 300 --seed 2000000 --out $(RUNS)/test
 	$(TRAIN) simulate --n 150 --seed 2000000 --simulator referee --out $(RUNS)/referee
 	$(TRAIN) simulate --layouts '$(BUSI)' --draws 6 --out $(RUNS)/layouts
-	$(TRAIN) fit --config small-base --training $(RUNS)/simulated --validation $(RUNS)/validation --out $(RUNS)/base
-	$(TRAIN) export --run $(RUNS)/base --data $(RUNS)/test --training $(RUNS)/simulated --out $(RUNS)/base/bundle --replace
-	$(TRAIN) fit --config small --start $(RUNS)/base/bundle --training $(RUNS)/simulated \
+	$(TRAIN) fit --config small --training $(RUNS)/simulated \
 		--training $(RUNS)/layouts/training --training $(RUNS)/layouts/training \
 		--validation $(RUNS)/validation --out $(RUNS)/small
 	$(TRAIN) export --run $(RUNS)/small --data $(RUNS)/test --training $(RUNS)/simulated --other $(RUNS)/referee \
