@@ -17,11 +17,16 @@ from typing import Any
 
 import yaml
 from pydicom import config as pydicom_config
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
 
+from dicom_node.core.image import Arrival
+from dicom_node.dicom.part10 import dataset_offset, file_head
+from dicom_node.network.scp import Received
+from dicom_node.network.spool import Spool, SpoolLimits
 from dicom_node.store import overview
 from dicom_node.store.database import open_existing_database
 
@@ -261,6 +266,18 @@ class Receiver:
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.stderr.close()
+
+
+def received_from(path: Path, incoming: Path) -> Received:
+    """A file as the receiver has it once it has arrived, from PACS to EMODE."""
+    meta = read_file_meta_info(path)
+    syntax = str(meta.TransferSyntaxUID)
+    uids = str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID)
+    spool = Spool(SpoolLimits(incoming, 1 << 30, lambda: None), syntax)
+    spool.begin(file_head(*uids, syntax))
+    spool.write(memoryview(path.read_bytes()[dataset_offset(path) :]))
+    spool.end()
+    return Received(spool, Arrival("PACS", "EMODE", "127.0.0.1"), *uids)
 
 
 def raw_store(

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from dicom_node.core.image import Arrival
-from dicom_node.core.room import Watermarks
 from dicom_node.core.rules import Route
 from dicom_node.dicom.label import LabelSettings
 from dicom_node.dicom.reading import ReadLimits, read_image
@@ -16,10 +14,10 @@ from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
 from dicom_node.store.jobs import claim
 from dicom_node.store.process import Bells
-from dicom_node.store.room import DiskRoom
 from dicom_node.work.infer import Infer
 from dicom_node.work.make import Appearance, Model
-from dicom_node.work.receive import INFER_LANE, ReceiveLimits, Reception
+from dicom_node.work.receive import INFER_LANE, Reception
+from harness import received_from
 from model.bundle import DEFAULT_BUNDLE, read_bundle
 from model.predict import Predictor
 from peers.still import breast_still, region, write
@@ -65,17 +63,8 @@ def node_tensors(path, ds, folder, predictor):
     layout.create()
     database = open_database(layout.database, NOW)
     route = Route("breast", "EMODE", "default", ())
-    room = DiskRoom(layout.root, Watermarks(0, 0), layout.full_sign("receiver"), "images are")
-    limits = ReceiveLimits(1 << 30, 3)
-    reception = Reception(database, layout, Bells(layout.bells), (route,), limits, room, lambda: NOW)
-    spooled = layout.incoming / "spooled"
-    spooled.write_bytes(path.read_bytes())
-    reception.take(
-        spooled,
-        Arrival("PACS", "EMODE", "127.0.0.1"),
-        sop_class_uid=str(ds.SOPClassUID),
-        sop_instance_uid=str(ds.SOPInstanceUID),
-    )
+    reception = Reception(database, layout, Bells(layout.bells), (route,), 3, lambda: NOW)
+    reception.take(received_from(path, layout.incoming))
     watched = Watched(predictor)
     facts = BundleFacts("b", "1", "0" * 64, "c-1", trained_on_simulation=True)
     handler = Infer(

@@ -109,10 +109,8 @@ BROKEN_RULES = {
     "a C-STORE without its instance": [
         p_data((STORE_CONTEXT, LAST_COMMAND, command((0x0100, us(1)), (0x0110, us(1)), (0x0800, us(1)))))
     ],
-    "a C-STORE of the Verification class": [
-        p_data((STORE_CONTEXT, LAST_COMMAND, store_command(UID, sop_class=rude.VERIFICATION))),
-        p_data((STORE_CONTEXT, LAST_DATA, b"some")),
-    ],
+    "a C-STORE in a context of C-ECHO": [p_data((ECHO_CONTEXT, LAST_COMMAND, store_command(UID)))],
+    "a C-ECHO in a context of C-STORE": [p_data((STORE_CONTEXT, LAST_COMMAND, echo_command()))],
     "data after the release request": [rude.RELEASE + p_data((STORE_CONTEXT, LAST_COMMAND, b"x"))],
 }
 
@@ -124,10 +122,8 @@ def test_whoever_breaks_a_rule_is_aborted(receiver: Receiver, calm: Process, nam
         assert peer.read()[0] == ACCEPTED
         peer.send(*BROKEN_RULES[name])
         kinds = [kind for kind, _ in peer.read_all()]
-    if "release request" in name:
-        # The release may be answered first; what comes behind it then resets the connection, and a reset
-        # can overtake the answer. The state machine and the reader may both have noticed, and abort each.
-        assert kinds in ([ABORTED], [ABORTED, ABORTED], [RELEASED], [])
+    if name == "data after the release request":
+        assert kinds == [RELEASED]  # what comes behind it is dropped
     else:
         assert kinds == [ABORTED]
 
@@ -199,7 +195,6 @@ def test_an_object_of_another_class_than_agreed_is_refused(
     receiver: Receiver, calm: Process, tmp_path: Path
 ) -> None:
     uid, data_set = image(tmp_path)
-    other = store_command(uid, sop_class="1.2.840.10008.5.1.4.1.1.2")
     no_data = command(
         (0x0002, ui(rude.ULTRASOUND)),
         (0x0100, us(1)),
@@ -213,9 +208,10 @@ def test_an_object_of_another_class_than_agreed_is_refused(
         assert peer.read()[0] == ACCEPTED
         peer.send(p_data((STORE_CONTEXT, LAST_COMMAND, no_data)))
         assert [a.status for a in answers([peer.read()])] == [0xC000]
-        peer.send(p_data((STORE_CONTEXT, LAST_COMMAND, other), (STORE_CONTEXT, LAST_DATA, data_set)))
-        kind, body = peer.read()
-        assert kind == ABORTED or [a.status for a in answers([(kind, body)])] == [0x0122]
+        for other in ("1.2.840.10008.5.1.4.1.1.2", rude.VERIFICATION):
+            asked = store_command(uid, sop_class=other)
+            peer.send(p_data((STORE_CONTEXT, LAST_COMMAND, asked), (STORE_CONTEXT, LAST_DATA, data_set)))
+            assert [a.status for a in answers([peer.read()])] == [0x0122]
 
 
 def test_after_an_object_that_is_too_large_the_association_goes_on(
@@ -252,12 +248,12 @@ def room():
     looks.append(1)
     if len(looks) > 3:
         raise StorageFull("no room")
-spool = Spool(SpoolLimits(Path(sys.argv[1]), 1 << 40, room))
+spool = Spool(SpoolLimits(Path(sys.argv[1]), 1 << 40, room), "1.2.840.10008.1.2.1")
 for _ in range(40):
-    spool.write(bytes(1 << 20))
+    spool.write(memoryview(bytes(1 << 20)))
 print(type(spool.failure).__name__, len(looks), list(Path(sys.argv[1]).iterdir()))
-spool = Spool(SpoolLimits(Path(sys.argv[1]) / "nowhere", 1 << 40, room))
-spool.write(b"x")
+spool = Spool(SpoolLimits(Path(sys.argv[1]) / "nowhere", 1 << 40, room), "1.2.840.10008.1.2.1")
+spool.write(memoryview(b"x"))
 print(type(spool.failure).__name__)
 """
     folder = tmp_path / "spool"
@@ -387,7 +383,7 @@ input()
 
 
 def test_pynetdicom_still_needs_it() -> None:
-    """If this fails after an upgrade, look what of `network/acceptor.py` and `messages.py` can go."""
+    """Why `network/association.py` is not pynetdicom's acceptor; if this fails, look at it again."""
     plain = subprocess.Popen(
         [sys.executable, "-P", "-c", PLAIN],
         stdin=subprocess.PIPE,
@@ -418,7 +414,8 @@ def test_pynetdicom_still_needs_it() -> None:
         with Peer(port) as peer:
             peer.send(associate())
             assert peer.read()[0] == ACCEPTED
-            peer.send(*BROKEN_RULES["a C-STORE of the Verification class"])
+            asked = store_command(UID, sop_class=rude.VERIFICATION)
+            peer.send(p_data((STORE_CONTEXT, LAST_COMMAND, asked), (STORE_CONTEXT, LAST_DATA, b"some")))
             assert [a.status for a in answers([peer.read()])] == [0x0000]
     finally:
         plain.kill()

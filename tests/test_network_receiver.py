@@ -4,7 +4,6 @@ import socket
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import MagicMock
 
 import numpy as np
 import pydicom
@@ -20,6 +19,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from dicom_node.core.image import Arrival
 from dicom_node.dicom.part10 import dataset_offset
 from dicom_node.dicom.services import ULTRASOUND_CLASSES
 from dicom_node.network import scp
@@ -254,9 +254,9 @@ def still_works(receiver: Receiver, folder: Path) -> None:
 
 @pytest.mark.parametrize("trouble", [MemoryError(), OSError(5, "Input/output error")])
 def test_trouble_of_our_machine_asks_the_sender_to_try_again(monkeypatch, trouble):
-    def take(spooled):
+    def take(received):
         raise trouble
 
-    monkeypatch.setattr(scp, "_require_whole", lambda event: None)
-    store = SimpleNamespace(_take=take)
-    assert scp.StoreScp._store(store, MagicMock()) == 0xA700
+    monkeypatch.setattr(scp, "_whole", lambda message, arrival: None)
+    guest = SimpleNamespace(arrival=Arrival("PACS", "EMODE", "127.0.0.1"))
+    assert scp.StoreScp._store(SimpleNamespace(_take=take), guest, None) == 0xA700

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from dicom_node.cli.main import app
 from dicom_node.core.errors import PredictionFailed
-from dicom_node.core.image import Arrival
 from dicom_node.core.job import JobKind, RetryPolicy
 from dicom_node.core.rules import Route
 from dicom_node.dicom.label import UNFAMILIAR_WORDS, LabelSettings
@@ -26,12 +25,12 @@ from dicom_node.store import overview
 from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
 from dicom_node.store.process import Bells
-from dicom_node.store.room import DiskRoom, Watermarks
 from dicom_node.work.infer import Infer
 from dicom_node.work.loop import Lane, WorkLoop
 from dicom_node.work.make import Appearance, Model, draw, identify, leave_unfamiliar, make_results
 from dicom_node.work.pulse import Pulse
-from dicom_node.work.receive import INFER_LANE, ReceiveLimits, Reception
+from dicom_node.work.receive import INFER_LANE, Reception
+from harness import received_from
 from model.bundle import DEFAULT_BUNDLE, read_bundle, write_bundle
 from model.predict import Predictor
 from model.trust import Trust
@@ -111,16 +110,9 @@ class Worker:
     def send(self, number=0, regions=()):
         ds = breast_still(seed=number, rows=300, columns=400, regions=list(regions) or None)
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-        room = DiskRoom(self.layout.root, Watermarks(0, 0), self.layout.full_sign("receiver"), "images are")
-        limits = ReceiveLimits(1 << 30, 3)
-        reception = Reception(self.database, self.layout, self.bells, (self.route,), limits, room, now)
-        spooled = write(ds, self.layout.incoming / f"spooled-{number}")
-        reception.take(
-            spooled,
-            Arrival("PACS", "EMODE", "127.0.0.1"),
-            sop_class_uid=str(ds.SOPClassUID),
-            sop_instance_uid=str(ds.SOPInstanceUID),
-        )
+        reception = Reception(self.database, self.layout, self.bells, (self.route,), 3, now)
+        path = write(ds, self.layout.root / f"image-{number}.dcm")
+        reception.take(received_from(path, self.layout.incoming))
 
     def work(self, images=1):
         """Run until every image is decided or its job has failed; return what operators see."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping
 from types import SimpleNamespace
 
 import pynetdicom
 from pynetdicom import _config, evt, timer
 from pynetdicom.association import Association
-from pynetdicom.service_class import StorageServiceClass
-from pynetdicom.sop_class import register_uid, uid_to_service_class
 
 from dicom_node.core.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -22,16 +19,6 @@ TESTED_WITH = ("3.0",)
 def is_tested_version() -> bool:
     """Is the installed pynetdicom one that this module was checked against?"""
     return str(pynetdicom.__version__).startswith(TESTED_WITH)
-
-
-def serve_storage_of(sop_classes: Mapping[str, str]) -> None:
-    """Let the C-STORE receiver take these SOP classes, given as UID -> name.
-
-    pynetdicom does not know the retired ones: it would accept the context and abort at the first object.
-    """
-    for uid, name in sop_classes.items():
-        if uid_to_service_class(uid) is not StorageServiceClass:
-            register_uid(uid, "".join(filter(str.isalnum, name)), StorageServiceClass)
 
 
 def send_from_files() -> None:
@@ -51,26 +38,29 @@ def application_entity(title: str) -> pynetdicom.AE:
     return ae
 
 
-def send_at_once(event: evt.Event) -> None:
-    """Handler for EVT_CONN_OPEN: no waiting for more bytes before sending (TCP_NODELAY).
+def prepare_socket(connected: socket.socket, seconds: float) -> None:
+    """No waiting for more bytes before sending (TCP_NODELAY), and no read or write for longer than `seconds`.
 
-    Otherwise Nagle's algorithm and delayed acknowledgements add 40 ms to every image.
+    Nagle's algorithm and delayed acknowledgements add 40 ms to every image. Without a time limit a peer that
+    stops in the middle of a PDU would hold its thread, and the slot of its association, for ever.
     """
-    holder = event.assoc.dul.socket
-    if holder is not None and holder.socket is not None:
-        holder.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connected.settimeout(seconds)
+
+
+def send_at_once(event: evt.Event) -> None:
+    """Handler for EVT_CONN_OPEN: TCP_NODELAY, as in `prepare_socket`."""
+    connected = transport_of(event.assoc)
+    if connected is not None:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def limit_silence(event: evt.Event, seconds: float) -> None:
-    """Handler for EVT_CONN_OPEN: no read or write on this connection takes longer than `seconds`.
-
-    pynetdicom leaves accepted and connected sockets without a time limit: a peer that stops in the
-    middle of a PDU would hold its thread, and the slot of its association, for ever.
-    """
-    holder = event.assoc.dul.socket
-    if holder is not None and holder.socket is not None:
-        holder.socket.settimeout(seconds)
-        holder.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    """Handler for EVT_CONN_OPEN: `prepare_socket`, for which pynetdicom has no setting."""
+    connected = transport_of(event.assoc)
+    if connected is not None:
+        prepare_socket(connected, seconds)
 
 
 def transport_of(association: Association) -> socket.socket | None:

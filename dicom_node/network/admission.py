@@ -7,22 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from pynetdicom import evt
-
 from dicom_node.core.image import Arrival
-from dicom_node.network.adapter import transport_of
+from dicom_node.network.negotiation import Rejection
 from dicom_node.network.seats import Seats
-from dicom_node.network.tls import Agreed, agreed_on
+from dicom_node.network.tls import Agreed
 from dicom_node.telemetry.log import where
 from dicom_node.trust.certificates import Certificate, CertificateName
 
 log = logging.getLogger(__name__)
 
 # PS3.8 9.3.4: rejected permanent (1) by the service user (1).
-_CALLING_NOT_RECOGNISED = (0x01, 0x01, 0x03)
-_CALLED_NOT_RECOGNISED = (0x01, 0x01, 0x07)
+_CALLING_NOT_RECOGNISED = Rejection(0x01, 0x01, 0x03)
+_CALLED_NOT_RECOGNISED = Rejection(0x01, 0x01, 0x07)
 # Rejected transient (2) by the presentation layer's provider (3): senders try again.
-_LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)
+_LOCAL_LIMIT_EXCEEDED = Rejection(0x02, 0x03, 0x02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class AllowedPeer:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The closed list, and the handlers that hold everybody to it."""
+    """The closed list, and what holds everybody to it."""
 
     called_ae_titles: frozenset[str]
     peers: tuple[AllowedPeer, ...]
@@ -60,29 +58,20 @@ class Admission:
     tell_rejected: Callable[[Arrival, str], None] = lambda arrival, words: None
     """For the audit trail."""
 
-    def admit(self, event: evt.Event) -> None:
-        """EVT_REQUESTED: reject whoever is not on the list, with the standard's reason."""
+    def admit(self, guest: object, arrival: Arrival, agreed: Agreed | None) -> Rejection | None:
+        """None for who is on the list: `guest` then has a seat. For everybody else the standard's reason."""
         try:
-            self._judge(event)
-        except Exception as error:  # noqa: BLE001
-            # pynetdicom would swallow it and accept: a gate that fails must stay shut.
+            return self._judge(guest, arrival, agreed)
+        except Exception as error:  # noqa: BLE001 - a gate that fails must stay shut
             log.error(
                 "admission failed",
                 extra={"action": "admission-failed", "code": type(error).__name__, "where": where(error)},
             )
-            _reject(event, _CALLING_NOT_RECOGNISED)
+            return _CALLING_NOT_RECOGNISED
 
-    def _judge(self, event: evt.Event) -> None:
-        request = event.assoc.requestor.primitive
-        arrival = Arrival(
-            # None for titles of nothing but spaces, or that are not ASCII.
-            calling_ae_title=(request.calling_ae_title or "").strip(),
-            called_ae_title=(request.called_ae_title or "").strip(),
-            address=event.assoc.requestor.address,
-        )
-        agreed = agreed_on(transport_of(event.assoc))
+    def _judge(self, guest: object, arrival: Arrival, agreed: Agreed | None) -> Rejection | None:
         certificate = agreed.peer if agreed else None
-        refusal = self._refusal(arrival, agreed) or self._no_seat(event, arrival)
+        refusal = self._refusal(arrival, agreed) or self._no_seat(guest, arrival)
         fields = {
             "peer": arrival.calling_ae_title,
             "called": arrival.called_ae_title,
@@ -93,15 +82,15 @@ class Admission:
             if certificate is not None:
                 self.saw_certificate(arrival.calling_ae_title, certificate)
             log.info("association requested", extra={"action": "association-requested", **fields})
-            return
-        reason, words = refusal
+            return None
+        rejection, words = refusal
         log.warning(
             "association rejected", extra={"action": "association-rejected", "status": words, **fields}
         )
         self.tell_rejected(arrival, words)
-        _reject(event, reason)
+        return rejection
 
-    def _refusal(self, arrival: Arrival, agreed: Agreed | None) -> tuple[tuple[int, int, int], str] | None:
+    def _refusal(self, arrival: Arrival, agreed: Agreed | None) -> tuple[Rejection, str] | None:
         """The standard's reason, which tells a stranger nothing more, and ours for the log."""
         if arrival.called_ae_title not in self.called_ae_titles:
             return _CALLED_NOT_RECOGNISED, "called AE title not recognised"
@@ -126,11 +115,6 @@ class Admission:
         what = "certificate not listed" if encrypted else "plain DICOM not allowed"
         return _CALLING_NOT_RECOGNISED, f"{what} for this AE title"
 
-    def _no_seat(self, event: evt.Event, arrival: Arrival) -> tuple[tuple[int, int, int], str] | None:
-        words = self.seats.take(event.assoc, (arrival.calling_ae_title, arrival.address))
+    def _no_seat(self, guest: object, arrival: Arrival) -> tuple[Rejection, str] | None:
+        words = self.seats.take(guest, (arrival.calling_ae_title, arrival.address))
         return (_LOCAL_LIMIT_EXCEEDED, words) if words else None
-
-
-def _reject(event: evt.Event, reason: tuple[int, int, int]) -> None:
-    event.assoc.acse.send_reject(*reason)
-    event.assoc.kill()

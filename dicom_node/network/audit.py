@@ -8,10 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from pynetdicom import evt
-from pynetdicom.association import Association
 
 from dicom_node.core.image import Arrival
 from dicom_node.telemetry.audit_message import Actor, AuditEvent, AuditKind, ObjectKind, Outcome, Part, Thing
@@ -60,17 +58,8 @@ class IncomingAudit:
         self._trail = trail
         self._clock = clock
         self._lock = threading.Lock()
-        self._open: WeakKeyDictionary[Association, _Transfer] = WeakKeyDictionary()
+        self._open: dict[object, _Transfer] = {}
         self._rejected: dict[str, _Minute] = {}
-
-    def handlers(self) -> Handlers:
-        """For `start_server`."""
-        return [
-            (evt.EVT_ACCEPTED, self._accepted),
-            (evt.EVT_RELEASED, self._released),
-            (evt.EVT_ABORTED, self._aborted),
-            (evt.EVT_CONN_CLOSE, self._aborted),  # after the two above there is nothing left to tell
-        ]
 
     def rejected(self, arrival: Arrival, words: str) -> None:
         """Somebody was turned away at the door. A flood from one address is counted, not written out."""
@@ -91,7 +80,15 @@ class IncomingAudit:
         words = f"{count} connection(s) turned away: {reason}"
         self._trail.record(AuditEvent(kind, self._clock(), actors, outcome=Outcome.SERIOUS, words=words))
 
-    def arrived(self, association: Association, study: str, sop_class: str) -> None:
+    def began(self, association: object, arrival: Arrival) -> None:
+        """An association is established; the object stands for it until it has ended."""
+        now = self._clock()
+        self._tell_floods(now)
+        with self._lock:
+            self._open[association] = _Transfer(now)
+        self._trail.record(AuditEvent(AuditKind.ASSOCIATION_ACCEPTED, now, _incoming(arrival)))
+
+    def arrived(self, association: object, arrival: Arrival, study: str, sop_class: str) -> None:
         """An instance of this study is durable."""
         now = self._clock()
         with self._lock:
@@ -100,34 +97,19 @@ class IncomingAudit:
             if transfer.counts.total() < _TELL_AFTER and now - transfer.since < _TELL_EVERY:
                 return
             self._open[association] = _Transfer(now)
-        self._tell(association, transfer, now)
+        self._tell(arrival, transfer, now)
 
-    def _accepted(self, event: evt.Event) -> None:
-        now = self._clock()
-        self._tell_floods(now)
-        with self._lock:
-            self._open[event.assoc] = _Transfer(now)
-        arrival = _arrival(event.assoc)
-        self._trail.record(AuditEvent(AuditKind.ASSOCIATION_ACCEPTED, now, _incoming(arrival)))
-
-    def _released(self, event: evt.Event) -> None:
-        self._ended(event.assoc, AuditKind.ASSOCIATION_RELEASED)
-
-    def _aborted(self, event: evt.Event) -> None:
-        self._ended(event.assoc, AuditKind.ASSOCIATION_ABORTED)
-
-    def _ended(self, association: Association, kind: AuditKind) -> None:
+    def ended(self, association: object, arrival: Arrival, *, released: bool) -> None:
+        """An association has ended, in order or not."""
         now = self._clock()
         with self._lock:
-            transfer = self._open.pop(association, None)
-        if transfer is None:  # never accepted, or told already
-            return
-        self._tell(association, transfer, now)
-        outcome = Outcome.SUCCESS if kind is AuditKind.ASSOCIATION_RELEASED else Outcome.MINOR
-        self._trail.record(AuditEvent(kind, now, _incoming(_arrival(association)), outcome=outcome))
+            transfer = self._open.pop(association, _Transfer(now))
+        self._tell(arrival, transfer, now)
+        kind = AuditKind.ASSOCIATION_RELEASED if released else AuditKind.ASSOCIATION_ABORTED
+        outcome = Outcome.SUCCESS if released else Outcome.MINOR
+        self._trail.record(AuditEvent(kind, now, _incoming(arrival), outcome=outcome))
 
-    def _tell(self, association: Association, transfer: _Transfer, now: datetime) -> None:
-        arrival = _arrival(association)
+    def _tell(self, arrival: Arrival, transfer: _Transfer, now: datetime) -> None:
         actors = (
             Actor(arrival.calling_ae_title, Part.SOURCE, requestor=True, address=arrival.address),
             Actor(arrival.called_ae_title, Part.DESTINATION, also="receiver"),
@@ -184,15 +166,6 @@ def studies_of(counts: Counter[tuple[str, str]]) -> list[Thing]:
         )
         for study in studies
     ]
-
-
-def _arrival(association: Association) -> Arrival:
-    request = association.requestor.primitive
-    return Arrival(
-        calling_ae_title=request.calling_ae_title.strip(),
-        called_ae_title=request.called_ae_title.strip(),
-        address=association.requestor.address,
-    )
 
 
 def _incoming(arrival: Arrival) -> tuple[Actor, ...]:

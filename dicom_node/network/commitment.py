@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
@@ -74,7 +75,10 @@ def request_commitment(
             came.set()
 
     handlers = [
-        (evt.EVT_N_EVENT_REPORT, lambda event: answer_report(event, take, remote.ae_title)),
+        (
+            evt.EVT_N_EVENT_REPORT,
+            lambda event: (answer_report(_request_of(event), take, remote.ae_title), None),
+        ),
         (evt.EVT_DIMSE_SENT, answered),
     ]
     try:
@@ -106,14 +110,25 @@ def request_commitment(
             association.release()
 
 
-def answer_report(event: evt.Event, take: TakeReport, sender: str) -> tuple[int, None]:
-    """EVT_N_EVENT_REPORT: take the report and say what became of it, whatever happens.
+@dataclass(frozen=True, slots=True)
+class ReportRequest:
+    """An N-EVENT-REPORT-RQ (PS3.7 10.1.1), on whosever association it comes."""
+
+    sop_instance_uid: str
+    event_type: int
+    information: Callable[[], Dataset]
+    """Reads its data set; raises what pydicom raises on broken ones."""
+    address: str
+    """Of who brings it."""
+
+
+def answer_report(request: ReportRequest, take: TakeReport, sender: str) -> int:
+    """Take the report and return the status that says what became of it, whatever happens.
 
     sender  whose association this is, for the log.
     """
-    fields = {"peer": sender, "address": event.assoc.remote.get("address")}
     try:
-        status, words = _taken(event, take)
+        status, words = _taken(request, take)
     except NodeError as error:
         status, words = _PROCESSING_FAILURE, error.code
     except Exception as error:  # noqa: BLE001 - the archive needs an answer whatever happened
@@ -121,18 +136,33 @@ def answer_report(event: evt.Event, take: TakeReport, sender: str) -> tuple[int,
     if status != _SUCCESS:
         log.warning(
             "storage commitment report refused",
-            extra={"action": "report-refused", "status": f"0x{status:04X}", "code": words, **fields},
+            extra={
+                "action": "report-refused",
+                "status": f"0x{status:04X}",
+                "code": words,
+                "peer": sender,
+                "address": request.address,
+            },
         )
-    return status, None
+    return status
 
 
-def _taken(event: evt.Event, take: TakeReport) -> tuple[int, str]:
-    if str(event.request.AffectedSOPInstanceUID) != StorageCommitmentPushModelInstance:
+def _request_of(event: evt.Event) -> ReportRequest:
+    return ReportRequest(
+        sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
+        event_type=int(event.event_type),
+        information=lambda: event.event_information,
+        address=str(event.assoc.remote.get("address")),
+    )
+
+
+def _taken(request: ReportRequest, take: TakeReport) -> tuple[int, str]:
+    if request.sop_instance_uid != StorageCommitmentPushModelInstance:
         return _NO_SUCH_INSTANCE, "not the instance of storage commitment"
-    if event.event_type not in (_COMPLETE, _FAILURES_EXIST):
+    if request.event_type not in (_COMPLETE, _FAILURES_EXIST):
         return _NO_SUCH_EVENT, "unknown event type"
     try:
-        report = _read(event.event_information)
+        report = _read(request.information())
     except Exception:  # noqa: BLE001 - pydicom raises many kinds on broken data sets
         return _INVALID_ARGUMENT, "unreadable"
     if not take(report):

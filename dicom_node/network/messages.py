@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from io import BytesIO
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
-from pynetdicom import evt
-from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import (
-    _MESSAGE_TYPES,
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
+
+from dicom_node.dicom.part10 import file_head
+from dicom_node.network.command import (
     C_CANCEL_RQ,
     C_ECHO_RQ,
     C_STORE_RQ,
     N_EVENT_REPORT_RQ,
-    DIMSEMessage,
+    Command,
+    read_command,
 )
-from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
-from pynetdicom.dsutils import create_file_meta, decode
-from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.service_class import StorageServiceClass, VerificationServiceClass
-from pynetdicom.sop_class import uid_to_service_class
-
+from dicom_node.network.pdu import IS_COMMAND, IS_LAST, Fragment
+from dicom_node.network.rules import BrokenRule
 from dicom_node.network.spool import Spool, SpoolLimits
-
-log = logging.getLogger(__name__)
 
 LONGEST_COMMAND_SET = 1 << 14
 """Bytes; a C-STORE-RQ has about 300."""
@@ -35,166 +26,123 @@ LONGEST_COMMAND_SET = 1 << 14
 LONGEST_DATA_SET = 1 << 22
 """Bytes of a data set that is kept in memory, as of N-EVENT-REPORT: some ten thousand references."""
 
-_NO_DATA_SET = 0x0101  # (0000,0800), PS3.7 Table 9.3-1
-_MEDIUM = 0x0000
-_SERVED = (C_STORE_RQ, C_ECHO_RQ, N_EVENT_REPORT_RQ)
+_SERVICES = {str(Verification): C_ECHO_RQ, str(StorageCommitmentPushModel): N_EVENT_REPORT_RQ}
+"""Abstract syntax -> the one request that is served in its contexts; in all others it is C-STORE."""
 
 
-class BrokenRule(Exception):
-    """The peer broke a rule of the standard; `str()` names it."""
+@dataclass(frozen=True, slots=True)
+class Context:
+    """An accepted presentation context."""
+
+    abstract_syntax: str
+    transfer_syntax: str
 
 
-def remove_spool(request: object) -> None:
-    """Remove the file of a C-STORE request, if it is still there."""
-    spool = getattr(request, "_dataset_file", None)
-    if isinstance(spool, Spool):
-        spool.remove()
+@dataclass(slots=True, eq=False)
+class Message:
+    """A request that has arrived whole."""
+
+    context_id: int
+    context: Context
+    command: Command
+    spool: Spool | None = None
+    """The data set of a C-STORE, as a Part 10 file."""
+    data_set: bytearray | None = None
+    """The data set of anything else."""
 
 
-class Inbox(DIMSEServiceProvider):  # type: ignore[misc]
-    """Puts messages together for an association that a peer opened.
+class Inbox:
+    """Puts the messages of one association together.
 
-    pynetdicom's takes fragments in any order and of any presentation context, keeps command sets and data
-    sets of any length in memory, drops the fragments that follow the end of a message in the same PDU,
-    starts a thread for each N-EVENT-REPORT, and never answers a request that lacks an attribute. Here
-    whoever breaks a rule is aborted (A-P-ABORT, PS3.8 9.3.8); a C-STORE without (0000,0700) counts as of
-    medium priority.
+    Whoever breaks a rule is aborted (A-P-ABORT, PS3.8 9.3.8). A C-STORE without (0000,0700) counts as of
+    medium priority; a C-CANCEL of what is over, or was never offered, is ignored (PS3.7 9.3.2.3).
     """
 
-    def __init__(self, association: Association, limits: SpoolLimits) -> None:
-        """Wait for a message."""
-        super().__init__(association)
+    def __init__(self, contexts: Mapping[int, Context], limits: SpoolLimits) -> None:
+        """Wait for a message in one of these presentation contexts."""
+        self._contexts = contexts
         self._limits = limits
-        self._command = bytearray()
-        self._has_command = False
-        self._data_bytes = 0
+        self._context_id: int | None = None
+        self._command_set = bytearray()
+        self._message: Message | None = None
 
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take the fragments of one P-DATA-TF PDU."""
-        try:
-            for context_id, fragment in primitive.presentation_data_value_list:
-                self._take(context_id, fragment)
-        except BrokenRule as rule:
-            log.warning(
-                "association ends for what its peer sent",
-                extra={"action": "peer-broke-rules", "code": str(rule)},
-            )
-            self.drop_partial()
-            self.dul.event_queue.put("Evt19")
+    def take(self, fragment: Fragment) -> Message | None:
+        """Take one fragment; return the message that it completes. Raises BrokenRule."""
+        if self._context_id is None:
+            self._context_id = fragment.context_id
+        if fragment.context_id != self._context_id:
+            raise BrokenRule("contexts-mixed")
+        if fragment.control & IS_COMMAND:
+            return self._take_command(fragment)
+        return self._take_data(fragment)
 
-    def drop_partial(self) -> None:
+    def drop(self) -> None:
         """Forget the message under way."""
-        spool = getattr(self.message, "_data_set_file", None)
-        if isinstance(spool, Spool):
-            spool.remove()
+        if self._message is not None and self._message.spool is not None:
+            self._message.spool.remove()
         self._begin_anew()
-
-    def drop_all(self) -> None:
-        """Forget what nobody will serve any more."""
-        self.drop_partial()
-        while not self.msg_queue.empty():
-            _, request = self.msg_queue.get_nowait()
-            remove_spool(request)
 
     def _begin_anew(self) -> None:
-        self.message = None
-        self._command = bytearray()
-        self._has_command = False
-        self._data_bytes = 0
+        self._context_id = None
+        self._command_set = bytearray()
+        self._message = None
 
-    def _take(self, context_id: int, fragment: bytes) -> None:
-        if not fragment:
-            raise BrokenRule("fragment-empty")
-        is_command, is_last, some = fragment[0] & 1, fragment[0] & 2, fragment[1:]
-        message = self.message
-        if message is None:
-            self.message = message = DIMSEMessage()
-            message.context_id = context_id
-        if context_id != message.context_id:
-            raise BrokenRule("contexts-mixed")
-        if is_command and self._has_command:
+    def _take_command(self, fragment: Fragment) -> Message | None:
+        if self._message is not None:
             raise BrokenRule("command-inside-data-set")
-        if not is_command and not self._has_command:
-            raise BrokenRule("data-set-before-command")
-        if is_command:
-            self._command += some
-            if len(self._command) > LONGEST_COMMAND_SET:
-                raise BrokenRule("command-set-too-long")
-            if is_last:
-                self._read_command(message)
-        else:
-            self._keep(message, some)
-            if is_last:
-                self._deliver(message)
-
-    def _read_command(self, message: DIMSEMessage) -> None:
-        self._has_command = True
-        context = self.assoc._accepted_cx.get(message.context_id)
+        self._command_set += fragment.some
+        if len(self._command_set) > LONGEST_COMMAND_SET:
+            raise BrokenRule("command-set-too-long")
+        if not fragment.control & IS_LAST:
+            return None
+        context = self._contexts.get(fragment.context_id)
         if context is None:
             raise BrokenRule("context-not-accepted")
-        try:
-            message.command_set = decode(BytesIO(bytes(self._command)), True, True)
-            message.__class__ = _MESSAGE_TYPES[message.command_set.CommandField][1]
-            has_data_set = message.command_set.CommandDataSetType != _NO_DATA_SET
-        except Exception as error:  # pydicom raises what it likes
-            raise BrokenRule("command-set-unreadable") from error
-        if isinstance(message, C_CANCEL_RQ):
-            # Of an operation that is over, or that we never offered: PS3.7 9.3.2.3 lets us ignore it.
+        command = read_command(self._command_set)
+        if command.field == C_CANCEL_RQ:
             self._begin_anew()
-            return
-        if not isinstance(message, _SERVED):
-            raise BrokenRule("command-unexpected")
-        if not has_data_set:
-            message.data_set = None
-            self._deliver(message)
-        elif isinstance(message, C_STORE_RQ):
-            self._open_spool(message, str(context.transfer_syntax[0]))
-
-    def _open_spool(self, message: DIMSEMessage, transfer_syntax: str) -> None:
-        meta = DicomBytesIO()
-        try:
-            write_file_meta_info(
-                meta,
-                create_file_meta(
-                    sop_class_uid=message.command_set.AffectedSOPClassUID,
-                    sop_instance_uid=message.command_set.AffectedSOPInstanceUID,
-                    transfer_syntax=transfer_syntax,
-                ),
+            return None
+        _require_possible(command, context)
+        self._message = message = Message(fragment.context_id, context, command)
+        if not command.has_data_set:
+            return self._whole()
+        if command.field == C_STORE_RQ:
+            message.spool = Spool(self._limits, context.transfer_syntax)
+            message.spool.begin(
+                file_head(command.sop_class_uid, command.sop_instance_uid, context.transfer_syntax)
             )
-        except Exception as error:
-            raise BrokenRule("command-set-unreadable") from error
-        spool = Spool(self._limits)
-        message._data_set_file = spool
-        message._data_set_path = spool.name
-        spool.write(b"\x00" * 128 + b"DICM" + meta.getvalue())
+        else:
+            message.data_set = bytearray()
+        return None
 
-    def _keep(self, message: DIMSEMessage, some: bytes) -> None:
-        if message._data_set_file is not None:
-            cast(Spool, message._data_set_file).write(some)
-            return
-        self._data_bytes += len(some)
-        if self._data_bytes > LONGEST_DATA_SET:
-            raise BrokenRule("data-set-too-long")
-        cast(BytesIO, message.data_set).write(some)
+    def _take_data(self, fragment: Fragment) -> Message | None:
+        message = self._message
+        if message is None:
+            raise BrokenRule("data-set-before-command")
+        if message.spool is not None:
+            message.spool.write(fragment.some)
+        else:
+            assert message.data_set is not None
+            message.data_set += fragment.some
+            if len(message.data_set) > LONGEST_DATA_SET:
+                raise BrokenRule("data-set-too-long")
+        return self._whole() if fragment.control & IS_LAST else None
 
-    def _deliver(self, message: DIMSEMessage) -> None:
-        evt.trigger(self.assoc, evt.EVT_DIMSE_RECV, {"message": message})
-        if message._data_set_file is not None:
-            cast(Spool, message._data_set_file).close()
-        try:
-            request = message.message_to_primitive()
-        except Exception as error:
-            raise BrokenRule("command-set-invalid") from error
-        if isinstance(request, C_STORE) and request.Priority is None:
-            request.Priority = _MEDIUM
-        if isinstance(request, C_STORE) and request.DataSet is None:
-            request.DataSet = BytesIO()  # for the handler to refuse: the sender gets an answer
-        if not request.is_valid_request:
-            raise BrokenRule("request-incomplete")
-        if not isinstance(request, N_EVENT_REPORT):
-            service = StorageServiceClass if isinstance(request, C_STORE) else VerificationServiceClass
-            if uid_to_service_class(request.AffectedSOPClassUID) is not service:
-                # pynetdicom goes by the class alone: it would answer such a C-STORE as a C-ECHO: success.
-                raise BrokenRule("class-of-another-service")
-        self.msg_queue.put((message.context_id, request))
+    def _whole(self) -> Message | None:
+        message = self._message
+        if message is not None and message.spool is not None:
+            message.spool.end()
         self._begin_anew()
+        return message
+
+
+def _require_possible(command: Command, context: Context) -> None:
+    """Raise BrokenRule for a request that is not of its context's service, or that cannot be answered."""
+    served = _SERVICES.get(context.abstract_syntax, C_STORE_RQ)
+    if command.field != served:
+        known = command.field in (C_STORE_RQ, *_SERVICES.values())
+        raise BrokenRule("request-of-another-service" if known else "command-unexpected")
+    lacks_instance = not command.sop_instance_uid and served != C_ECHO_RQ
+    lacks_event = command.event_type is None and served == N_EVENT_REPORT_RQ
+    if command.message_id is None or not command.sop_class_uid or lacks_instance or lacks_event:
+        raise BrokenRule("request-incomplete")

@@ -1,47 +1,44 @@
-"""The receiver's edge: who may associate, and one answer for each C-STORE."""
+"""The receiver's edge: who may associate, and one answer for each request."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from weakref import WeakKeyDictionary
+from io import BytesIO
 
-from pynetdicom import evt
-from pynetdicom.association import Association
-from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.dsutils import decode
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from dicom_node.core import faults
 from dicom_node.core.errors import ClassNotAccepted, NodeError, ObjectUnreadable
 from dicom_node.core.image import Arrival
 from dicom_node.dicom.services import RETURNED_CLASSES, ULTRASOUND_CLASSES, UNCOMPRESSED, transfer_syntaxes_in
-from dicom_node.network.acceptor import Acceptance
-from dicom_node.network.adapter import (
-    application_entity,
-    limit_silence,
-    send_at_once,
-    serve_storage_of,
-)
 from dicom_node.network.admission import Admission
+from dicom_node.network.association import Association, AssociationLimits
 from dicom_node.network.audit import IncomingAudit
-from dicom_node.network.commitment import TakeReport, answer_report
+from dicom_node.network.command import C_ECHO_RQ, C_STORE_RQ
+from dicom_node.network.commitment import ReportRequest, TakeReport, answer_report
+from dicom_node.network.messages import Message
+from dicom_node.network.negotiation import Offered, Rejection
 from dicom_node.network.server import Arrived, Door, DoorLimits, Listener, Visit
-from dicom_node.network.spool import Spool, SpoolLimits
+from dicom_node.network.spool import Spool
+from dicom_node.network.tls import Agreed
 from dicom_node.telemetry.audit_trail import NO_AUDIT
 from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
 
-# pynetdicom counts connections that were never admitted; `Seats` does not.
-_COUNTED_BY_US = 1 << 30
-
 _SUCCESS = 0x0000
 _CANNOT_UNDERSTAND = 0xC000
 _OUT_OF_RESOURCES = 0xA700
+
+_IMPLICIT = "1.2.840.10008.1.2"
+_EXPLICIT = "1.2.840.10008.1.2.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +48,14 @@ class ScpSettings:
     listeners: tuple[Listener, ...]
     admission: Admission
     door: DoorLimits
-    max_pdu_bytes: int
-    idle_timeout_s: float
-    spool: SpoolLimits
+    association: AssociationLimits
 
 
 @dataclass(frozen=True, slots=True)
-class Spooled:
-    """A received object: a Part 10 file on disk, not yet durable, and what the command said of it."""
+class Received:
+    """A C-STORE that has arrived whole: a file on disk, not yet durable, and what its command says."""
 
-    path: Path
+    spool: Spool
     arrival: Arrival
     sop_class_uid: str
     sop_instance_uid: str
@@ -76,6 +71,21 @@ class ReportDesk:
     """Calling AE title -> what takes its reports."""
 
 
+def _offered() -> tuple[Offered, ...]:
+    return (
+        *_FOR_REPORTS,
+        *(Offered(uid, tuple(map(str, transfer_syntaxes_in()))) for uid in ULTRASOUND_CLASSES),
+        *(Offered(uid, tuple(map(str, UNCOMPRESSED))) for uid in RETURNED_CLASSES),
+    )
+
+
+_FOR_REPORTS = (
+    Offered(str(Verification), (_IMPLICIT, _EXPLICIT)),
+    # Both roles: on its own association the archive is the SCP although it is the one who calls.
+    Offered(str(StorageCommitmentPushModel), (_IMPLICIT, _EXPLICIT), both_roles=True),
+)
+
+
 class StoreScp:
     """C-ECHO, C-STORE and reports of storage commitment on one port for all our AE titles.
 
@@ -85,7 +95,7 @@ class StoreScp:
     def __init__(
         self,
         settings: ScpSettings,
-        take: Callable[[Spooled], str],
+        take: Callable[[Received], str],
         desk: ReportDesk,
         audit: IncomingAudit | None = None,
     ) -> None:
@@ -94,33 +104,11 @@ class StoreScp:
         self._take = take
         self._desk = desk
         self._audit = audit or IncomingAudit(NO_AUDIT)
-        self._counts: WeakKeyDictionary[Association, int] = WeakKeyDictionary()
+        self._counts: Counter[Association] = Counter()
         self._counts_lock = threading.Lock()
-        self._ae = application_entity(min(settings.admission.called_ae_titles))
-        self._ae.maximum_associations = _COUNTED_BY_US
-        self._ae.maximum_pdu_size = settings.max_pdu_bytes
-        self._ae.network_timeout = settings.idle_timeout_s
-        self._ae.acse_timeout = settings.door.request_timeout_s
-        self._ae.add_supported_context(Verification)
-        # Both roles: on its own association the archive is the SCP although it is the one who calls.
-        self._ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
-        for sop_class in ULTRASOUND_CLASSES:
-            self._ae.add_supported_context(sop_class, list(transfer_syntaxes_in()))
-        for sop_class in RETURNED_CLASSES:
-            self._ae.add_supported_context(sop_class, list(UNCOMPRESSED))
-        serve_storage_of(ULTRASOUND_CLASSES)
-        self._handlers = (
-            (evt.EVT_CONN_OPEN, send_at_once),
-            (evt.EVT_CONN_OPEN, limit_silence, [settings.idle_timeout_s]),
-            (evt.EVT_REQUESTED, settings.admission.admit),
-            (evt.EVT_REQUESTED, self._narrow),
-            (evt.EVT_C_STORE, self._store),
-            (evt.EVT_N_EVENT_REPORT, self._report),
-            (evt.EVT_RELEASED, self._ended, ["association released"]),
-            (evt.EVT_ABORTED, self._ended, ["association aborted"]),
-            *self._audit.handlers(),
-            *([(evt.EVT_PDU_SENT, _answered)] if faults.is_armed() else []),
-        )
+        # Shared by all associations: negotiation only reads them.
+        self._all = tuple(offer.context() for offer in _offered())
+        self._for_reports = tuple(offer.context() for offer in _FOR_REPORTS)
         self._door = Door(settings.listeners, settings.door, self._welcome, self._audit.turned_away)
 
     def start(self) -> list[int]:
@@ -131,50 +119,75 @@ class StoreScp:
         """Take no new association, give the open ones `drain_s` seconds to end, then abort them."""
         self._door.stop(drain_s)
 
-    def _welcome(self, arrived: Arrived) -> Acceptance:
+    def _welcome(self, arrived: Arrived) -> Association:
         def left(visit: Visit) -> None:
             self._settings.admission.seats.leave(visit)
             arrived.left(visit)
 
-        return Acceptance(
-            self._ae,
-            self._ae.supported_contexts,
-            self._handlers,
-            self._settings.spool,
-            replace(arrived, left=left),
+        return Association(self, self._settings.association, replace(arrived, left=left))
+
+    # -- what an association asks of its host -------------------------------------------------
+
+    def admit(self, guest: Association, agreed: Agreed | None) -> Rejection | None:
+        """By the closed list."""
+        return self._settings.admission.admit(guest, guest.arrival, agreed)
+
+    def offered_to(self, arrival: Arrival) -> Sequence[PresentationContext]:
+        """A title that no route has takes reports, and no images that nobody would want."""
+        only_reports = arrival.called_ae_title in self._desk.report_only_ae_titles
+        return self._for_reports if only_reports else self._all
+
+    def began(self, guest: Association) -> None:
+        """For the audit trail."""
+        self._audit.began(guest, guest.arrival)
+
+    def ended(self, guest: Association, *, released: bool) -> None:
+        """For the audit trail and the log."""
+        with self._counts_lock:
+            count = self._counts.pop(guest, 0)
+        words = "association released" if released else "association aborted"
+        log.info(
+            words,
+            extra={
+                "action": words.replace(" ", "-"),
+                "peer": guest.arrival.calling_ae_title,
+                "address": guest.arrival.address,
+                "count": count,
+            },
         )
+        self._audit.ended(guest, guest.arrival, released=released)
 
-    def _narrow(self, event: evt.Event) -> None:
-        """EVT_REQUESTED: a title that no route has takes reports, and no images that nobody would want."""
-        called = event.assoc.requestor.primitive.called_ae_title.strip()
-        if called in self._desk.report_only_ae_titles:
-            event.assoc.acceptor.supported_contexts = [
-                context
-                for context in event.assoc.acceptor.supported_contexts
-                if context.abstract_syntax in (Verification, StorageCommitmentPushModel)
-            ]
+    def serve(self, guest: Association, message: Message) -> int:
+        """One request in, one status out."""
+        if message.command.field == C_ECHO_RQ:
+            return _SUCCESS
+        if message.command.field == C_STORE_RQ:
+            return self._store(guest, message)
+        return self._report(guest, message)
 
-    def _report(self, event: evt.Event) -> tuple[int, None]:
-        """EVT_N_EVENT_REPORT: an archive reports on an association of its own."""
-        sender = event.assoc.requestor.ae_title.strip()
-        return answer_report(event, self._desk.taker(sender), sender)
+    def answered(self, guest: Association, message: Message) -> None:
+        """A moment at which a test may kill us."""
+        if message.command.field == C_STORE_RQ:
+            faults.step("receive.answered")
 
-    def _store(self, event: evt.Event) -> int:
-        """EVT_C_STORE: one object in, one status out."""
-        request = event.assoc.requestor
-        spooled = Spooled(
-            path=Path(event.request._dataset_path or ""),
-            arrival=Arrival(
-                request.ae_title.strip(), request.primitive.called_ae_title.strip(), request.address
-            ),
-            sop_class_uid=str(event.request.AffectedSOPClassUID),
-            sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
+    def _report(self, guest: Association, message: Message) -> int:
+        """N-EVENT-REPORT: an archive reports on an association of its own."""
+        sender = guest.arrival.calling_ae_title
+        encoded, syntax = message.data_set or b"", message.context.transfer_syntax
+        request = ReportRequest(
+            sop_instance_uid=message.command.sop_instance_uid,
+            event_type=message.command.event_type or 0,
+            information=lambda: decode(BytesIO(encoded), syntax == _IMPLICIT, True),
+            address=guest.arrival.address,
         )
+        return answer_report(request, self._desk.taker(sender), sender)
+
+    def _store(self, guest: Association, message: Message) -> int:
         started = time.monotonic()
-        fields = {"peer": spooled.arrival.calling_ae_title, "address": spooled.arrival.address}
+        fields = {"peer": guest.arrival.calling_ae_title, "address": guest.arrival.address}
         try:
-            _require_whole(event)
-            study = self._take(spooled)
+            received = _whole(message, guest.arrival)
+            study = self._take(received)
         except NodeError as error:
             log.warning(
                 "object refused",
@@ -186,21 +199,11 @@ class StoreScp:
                 },
             )
             return error.dimse_status
-        except (OSError, MemoryError) as error:
-            # Our disk or memory, not their object: the sender shall try again.
-            log.error(
-                "object not kept",
-                extra={
-                    "action": "object-failed",
-                    "code": type(error).__name__,
-                    "where": where(error),
-                    **fields,
-                },
-            )
-            return _OUT_OF_RESOURCES
         except Exception as error:  # noqa: BLE001 - the sender needs an answer whatever happened
+            # Our disk or memory, not their object: the sender shall try again.
+            ours = isinstance(error, OSError | MemoryError)
             log.error(
-                "object failed",
+                "object not kept" if ours else "object failed",
                 extra={
                     "action": "object-failed",
                     "code": type(error).__name__,
@@ -208,44 +211,24 @@ class StoreScp:
                     **fields,
                 },
             )
-            return _CANNOT_UNDERSTAND
-        self._audit.arrived(event.assoc, study, spooled.sop_class_uid)
+            return _OUT_OF_RESOURCES if ours else _CANNOT_UNDERSTAND
+        self._audit.arrived(guest, guest.arrival, study, received.sop_class_uid)
         with self._counts_lock:
-            self._counts[event.assoc] = self._counts.get(event.assoc, 0) + 1
+            self._counts[guest] += 1
         log.debug(
             "object stored",
             extra={"action": "object-stored", "seconds": time.monotonic() - started, **fields},
         )
         return _SUCCESS
 
-    def _ended(self, event: evt.Event, words: str) -> None:
-        with self._counts_lock:
-            count = self._counts.pop(event.assoc, 0)
-        log.info(
-            words,
-            extra={
-                "action": words.replace(" ", "-"),
-                "peer": event.assoc.requestor.ae_title.strip(),
-                "address": event.assoc.requestor.address,
-                "count": count,
-            },
-        )
 
-
-def _require_whole(event: evt.Event) -> None:
+def _whole(message: Message, arrival: Arrival) -> Received:
     """Raise what is wrong with an object before anybody looks into it."""
-    spool = event.request._dataset_file
-    if not isinstance(spool, Spool):
+    command, spool = message.command, message.spool
+    if spool is None:
         raise ObjectUnreadable("the message has no data set")
     if spool.failure is not None:
         raise spool.failure
-    if event.request.AffectedSOPClassUID != event.context.abstract_syntax:
-        raise ClassNotAccepted(
-            f"{event.request.AffectedSOPClassUID} in a context of {event.context.abstract_syntax}"
-        )
-
-
-def _answered(event: evt.Event) -> None:
-    """EVT_PDU_SENT, under the test flag only."""
-    if isinstance(event.pdu, P_DATA_TF):
-        faults.step("receive.answered")
+    if command.sop_class_uid != message.context.abstract_syntax:
+        raise ClassNotAccepted(f"{command.sop_class_uid} in a context of {message.context.abstract_syntax}")
+    return Received(spool, arrival, command.sop_class_uid, command.sop_instance_uid)

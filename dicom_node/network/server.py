@@ -78,7 +78,7 @@ class Visit(Protocol):
     def start(self) -> None:
         """Start its threads; RuntimeError if there are none to be had."""
 
-    def abort(self, block: bool = ...) -> None:
+    def abort(self) -> None:
         """Ask it to end."""
 
     def cut(self) -> None:
@@ -167,7 +167,7 @@ class Door:
         while self._open_visits() and time.monotonic() < deadline:
             time.sleep(0.05)
         for visit in self._open_visits():
-            visit.abort(block=False)
+            visit.abort()
         deadline = time.monotonic() + _ABORT_GRACE_S
         while self._open_visits() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -220,7 +220,7 @@ class Door:
                 "association lasts too long and is aborted",
                 extra={"action": "association-overdue", "seconds": self._limits.max_duration_s},
             )
-            visit.abort(block=False)
+            visit.abort()
         for visit in due:
             visit.cut()
         self._report(now)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,8 +13,14 @@ from pathlib import Path
 
 from dicom_node.core.errors import NodeError, ObjectTooLarge, StorageFull
 
+PREFIX = "tmp"
+"""What the names of spooled files begin with."""
+
 _LOOK_EVERY = 8 << 20
 """Bytes between two looks at the free space; times the associations, it has to stay below the reserve."""
+
+_START_EVERY = 1 << 20
+"""Bytes after which the kernel is asked to begin writing: little is left to wait for at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,35 +41,47 @@ class Spool:
     """The file of one data set. Writing never raises: what went wrong is `failure`, and the rest is dropped.
 
     The association stays usable: the peer's data set is read to its end and answered, and no partial file
-    is left. Takes the place of the temporary file that pynetdicom opens, whose `write` raises into the
-    thread that reads PDUs, so that the association ends without an answer. `name` and `close` are
-    what pynetdicom uses of a file.
+    is left. The digest is taken on the way, so that nobody has to read the file again for it.
     """
 
-    def __init__(self, limits: SpoolLimits) -> None:
+    def __init__(self, limits: SpoolLimits, transfer_syntax_uid: str) -> None:
         """Open the file, or have `failure`."""
         self._limits = limits
-        self._size = 0
         self._next_look = 0
+        self._started = 0
+        self._digest = hashlib.sha256(transfer_syntax_uid.encode())
         self._descriptor: int | None = None
         self.failure: NodeError | None = None
-        self.name = ""
+        self.path = limits.folder / f"{PREFIX}{uuid.uuid4().hex}.dcm"
+        self.size = 0
         try:
-            self._descriptor, self.name = tempfile.mkstemp(suffix=".dcm", dir=limits.folder)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             self._give_up(_full(error))
 
-    def write(self, some: bytes) -> int:
-        """Keep these bytes, or drop them."""
-        self._size += len(some)
+    @property
+    def digest(self) -> str:
+        """As `store.files.digest_from` has it: SHA-256 over the transfer syntax and the data set."""
+        return self._digest.hexdigest()
+
+    def begin(self, head: bytes) -> None:
+        """Write what stands before the data set."""
+        self._write(memoryview(head))
+
+    def write(self, some: memoryview) -> None:
+        """Keep these bytes of the data set, or drop them."""
+        self._digest.update(some)
+        self._write(some)
+
+    def end(self) -> None:
+        """The data set is whole: begin to write what is left, for `sync` to find little to wait for."""
         if self.failure is None:
-            try:
-                self._keep(some)
-            except NodeError as error:
-                self._give_up(error)
-            except OSError as error:
-                self._give_up(_full(error))
-        return len(some)
+            self._start_writing()
+
+    def sync(self) -> None:
+        """Make the content durable; the file has no final name yet. Raises OSError."""
+        assert self._descriptor is not None
+        os.fsync(self._descriptor)
 
     def close(self) -> None:
         """Free the descriptor; the file stays."""
@@ -74,24 +93,45 @@ class Spool:
                 self._give_up(_full(error))
 
     def remove(self) -> None:
-        """Free the descriptor and remove the file, if it is still there."""
+        """Free the descriptor and remove the file, if it is still there under this name."""
         self.close()
-        if self.name:
-            with suppress(OSError):
-                Path(self.name).unlink()
+        with suppress(OSError):
+            self.path.unlink()
 
-    def _keep(self, some: bytes) -> None:
-        if self._size > self._limits.object_bytes:
+    def _write(self, some: memoryview) -> None:
+        self.size += len(some)
+        if self.failure is None:
+            try:
+                self._keep(some)
+            except NodeError as error:
+                self._give_up(error)
+            except OSError as error:
+                self._give_up(_full(error))
+
+    def _keep(self, some: memoryview) -> None:
+        if self.size > self._limits.object_bytes:
             raise ObjectTooLarge(
                 f"more than {self._limits.object_bytes} bytes; limits.object_mib allows no larger object"
             )
-        if self._size > self._next_look:
+        if self.size > self._next_look:
             self._limits.require_room()
-            self._next_look = self._size + _LOOK_EVERY
+            self._next_look = self.size + _LOOK_EVERY
         assert self._descriptor is not None
-        left = memoryview(some)
-        while left:
-            left = left[os.write(self._descriptor, left) :]
+        while some:
+            some = some[os.write(self._descriptor, some) :]
+        if self.size - self._started >= _START_EVERY:
+            self._start_writing()
+
+    def _start_writing(self) -> None:
+        """Let the disk work while we do something else.
+
+        What is dirty cannot be dropped from the cache, so Linux starts to write it and keeps it; pages that
+        the worker will read are not given up, as only what is new is named.
+        """
+        if self._descriptor is not None and hasattr(os, "posix_fadvise"):
+            length = self.size - self._started
+            os.posix_fadvise(self._descriptor, self._started, length, os.POSIX_FADV_DONTNEED)
+            self._started = self.size
 
     def _give_up(self, failure: NodeError) -> None:
         if self.failure is None:

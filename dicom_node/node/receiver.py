@@ -13,10 +13,12 @@ from dicom_node.config import Config
 from dicom_node.core.errors import ListenFailed
 from dicom_node.core.identity import is_loopback
 from dicom_node.network.admission import Admission, AllowedPeer
+from dicom_node.network.association import AssociationLimits
 from dicom_node.network.audit import IncomingAudit
-from dicom_node.network.scp import ReportDesk, ScpSettings, Spooled, StoreScp
+from dicom_node.network.scp import Received, ReportDesk, ScpSettings, StoreScp
 from dicom_node.network.seats import Seats
 from dicom_node.network.server import DoorLimits, Listener
+from dicom_node.network.spool import PREFIX as SPOOL_PREFIX
 from dicom_node.network.spool import SpoolLimits
 from dicom_node.node.base import Base
 from dicom_node.node.peers import listening_credentials
@@ -27,7 +29,7 @@ from dicom_node.trust.certificates import CertificateName
 from dicom_node.trust.credentials import Credentials
 from dicom_node.trust.watch import PeerCertificates
 from dicom_node.work.commitment import Reports
-from dicom_node.work.receive import ReceiveLimits, Reception
+from dicom_node.work.receive import Reception
 
 log = logging.getLogger(__name__)
 
@@ -50,21 +52,12 @@ def receive(base: Base) -> None:
         layout=base.layout,
         bells=base.bells,
         routes=routes,
-        limits=ReceiveLimits(
-            object_bytes=config.limits.object_mib << 20,
-            infer_max_attempts=config.inference.max_attempts,
-        ),
-        room=room,
+        infer_max_attempts=config.inference.max_attempts,
         clock=now,
     )
 
-    def take(spooled: Spooled) -> str:
-        return reception.take(
-            spooled.path,
-            spooled.arrival,
-            sop_class_uid=spooled.sop_class_uid,
-            sop_instance_uid=spooled.sop_instance_uid,
-        ).study_instance_uid
+    def take(received: Received) -> str:
+        return reception.take(received).study_instance_uid
 
     audit = IncomingAudit(base.trail)
     credentials = listening_credentials(config)
@@ -80,16 +73,18 @@ def receive(base: Base) -> None:
             request_timeout_s=config.listen.request_timeout_s,
             max_duration_s=config.listen.max_duration_s,
         ),
-        max_pdu_bytes=config.listen.max_pdu_bytes,
-        idle_timeout_s=config.listen.idle_timeout_s,
-        spool=SpoolLimits(
-            folder=base.layout.incoming,
-            object_bytes=reception.limits.object_bytes,
-            require_room=room.require,
+        association=AssociationLimits(
+            max_pdu_bytes=config.listen.max_pdu_bytes,
+            idle_timeout_s=config.listen.idle_timeout_s,
+            spool=SpoolLimits(
+                folder=base.layout.incoming,
+                object_bytes=config.limits.object_mib << 20,
+                require_room=room.require,
+            ),
         ),
     )
     # We hold the receiver's lock: whatever an earlier one was spooling will never be finished.
-    for left in base.layout.incoming.glob("tmp*"):
+    for left in base.layout.incoming.glob(f"{SPOOL_PREFIX}*"):
         left.unlink(missing_ok=True)
     if credentials is not None:
         credentials.refresh()  # what is wrong with the files is said now, not when somebody calls

@@ -5,42 +5,33 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 
 from sqlalchemy import Connection
 
 from dicom_node.core import faults
-from dicom_node.core.errors import ObjectTooLarge, StorageFull, UidMismatch
+from dicom_node.core.errors import StorageFull, UidMismatch
 from dicom_node.core.identity import check_received_uid
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind
 from dicom_node.core.rules import Choice, Route, choose_route
 from dicom_node.dicom.gate import judge_header
 from dicom_node.dicom.header import read_header
-from dicom_node.dicom.part10 import dataset_offset
 from dicom_node.dicom.skip import Skip, SkipCode
+from dicom_node.network.scp import Received
 from dicom_node.store.database import Database
-from dicom_node.store.files import Layout, digest_from, place_file, sync_file
+from dicom_node.store.files import Layout, place_file
 from dicom_node.store.images import Novelty, Receipt, is_worth_another_try, record_arrival
 from dicom_node.store.jobs import NewJob, enqueue
 from dicom_node.store.process import Bells
 from dicom_node.store.results import names_result
-from dicom_node.store.room import DiskRoom
+from dicom_node.store.together import Together
 
 log = logging.getLogger(__name__)
 
 INFER_LANE = "images"
 """All images wait in one lane: the worker takes them across studies and routes, by priority."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiveLimits:
-    """What is refused at the door."""
-
-    object_bytes: int
-    infer_max_attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +42,21 @@ class Reception:
     layout: Layout
     bells: Bells
     routes: tuple[Route, ...]
-    limits: ReceiveLimits
-    room: DiskRoom
+    infer_max_attempts: int
     clock: Callable[[], datetime]
+    _together: Together = field(init=False)
 
-    def take(self, spooled: Path, arrival: Arrival, *, sop_class_uid: str, sop_instance_uid: str) -> Receipt:
+    def __post_init__(self) -> None:
+        """One for all associations of the process."""
+        object.__setattr__(self, "_together", Together(self.database))
+
+    def take(self, received: Received) -> Receipt:
         """File, then row, then return: after that the object survives a power cut.
 
         Raises NodeError with the status to answer; nothing is kept then.
         """
         try:
-            receipt = self._take(spooled, arrival, sop_class_uid, sop_instance_uid)
+            receipt = self._take(received)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(f"{error.strerror}; make room on the data disk") from error
@@ -69,51 +64,24 @@ class Reception:
         self.bells.ring(JobKind.INFER, INFER_LANE)
         return receipt
 
-    def _take(self, spooled: Path, arrival: Arrival, sop_class_uid: str, sop_instance_uid: str) -> Receipt:
+    def _take(self, received: Received) -> Receipt:
         faults.step("receive.spooled")
-        size = spooled.stat().st_size
-        if size > self.limits.object_bytes:
-            raise ObjectTooLarge(f"{size} bytes; limits.object_mib allows {self.limits.object_bytes} bytes")
-        self.room.require()
-        check_received_uid("Affected SOP Instance UID", sop_instance_uid)
-        header = read_header(spooled)
-        if (header.sop_class_uid, header.sop_instance_uid) != (sop_class_uid, sop_instance_uid):
+        spool, arrival = received.spool, received.arrival
+        check_received_uid("Affected SOP Instance UID", received.sop_instance_uid)
+        # The disk has begun to write; the header is read meanwhile.
+        header = read_header(spool.path)
+        if (header.sop_class_uid, header.sop_instance_uid) != (
+            received.sop_class_uid,
+            received.sop_instance_uid,
+        ):
             raise UidMismatch(
-                f"command says {sop_class_uid} {sop_instance_uid}, "
+                f"command says {received.sop_class_uid} {received.sop_instance_uid}, "
                 f"data set says {header.sop_class_uid} {header.sop_instance_uid}"
             )
         choice, skip = judge_arrival(self.routes, header, arrival)
-        # The digest leaves the file meta group out: it holds who wrote the file, not what is in it.
-        digest, _ = digest_from(spooled, dataset_offset(spooled), header.transfer_syntax_uid)
-        sync_file(spooled)
+        spool.sync()
         faults.step("receive.synced")
-        now = self.clock()
-        with self.database.write() as conn:
-            skip = skip or _made_here(conn, header)
-            place_file(spooled, self.layout.source(digest))
-            faults.step("receive.placed")
-            receipt = record_arrival(
-                conn,
-                header,
-                arrival,
-                route=choice.route.name if choice.route else "",
-                digest=digest,
-                size_bytes=size,
-                skip=skip,
-                now=now,
-            )
-            wanted = receipt.novelty is not Novelty.DUPLICATE or is_worth_another_try(conn, receipt.image_id)
-            if choice.route is not None and skip is None and wanted:
-                job = NewJob(
-                    kind=JobKind.INFER,
-                    lane=INFER_LANE,
-                    priority=choice.route.priority,
-                    study_id=receipt.study_id,
-                    image_id=receipt.image_id,
-                    max_attempts=self.limits.infer_max_attempts,
-                )
-                enqueue(conn, job, now)
-            faults.step("receive.recorded")
+        receipt, skip = self._together.write(lambda conn: self._record(conn, received, header, choice, skip))
         faults.step("receive.committed")
         log.info(
             "image received",
@@ -128,6 +96,40 @@ class Reception:
             },
         )
         return receipt
+
+    def _record(
+        self, conn: Connection, received: Received, header: ImageHeader, choice: Choice, skip: Skip | None
+    ) -> tuple[Receipt, Skip | None]:
+        """Name the file and write its rows: one transaction, which may be shared with other arrivals."""
+        now = self.clock()
+        skip = skip or _made_here(conn, header)
+        digest = received.spool.digest
+        # In the transaction that records it, or the sweep could take it for garbage.
+        place_file(received.spool.path, self.layout.source(digest))
+        faults.step("receive.placed")
+        receipt = record_arrival(
+            conn,
+            header,
+            received.arrival,
+            route=choice.route.name if choice.route else "",
+            digest=digest,
+            size_bytes=received.spool.size,
+            skip=skip,
+            now=now,
+        )
+        wanted = receipt.novelty is not Novelty.DUPLICATE or is_worth_another_try(conn, receipt.image_id)
+        if choice.route is not None and skip is None and wanted:
+            job = NewJob(
+                kind=JobKind.INFER,
+                lane=INFER_LANE,
+                priority=choice.route.priority,
+                study_id=receipt.study_id,
+                image_id=receipt.image_id,
+                max_attempts=self.infer_max_attempts,
+            )
+            enqueue(conn, job, now)
+        faults.step("receive.recorded")
+        return receipt, skip
 
 
 def _made_here(conn: Connection, header: ImageHeader) -> Skip | None:

@@ -1,0 +1,154 @@
+"""Protocol data units on a connection (PS3.8 9.3): whole, in their time, of their length, and not copied."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from dicom_node.network.rules import BrokenRule
+
+A_ASSOCIATE_RQ = 0x01
+P_DATA_TF = 0x04
+A_RELEASE_RQ = 0x05
+A_ABORT = 0x07
+
+RELEASE_RESPONSE = bytes.fromhex("060000000004 00000000")
+ABORT_BY_PROVIDER = bytes.fromhex("070000000004 00000200")
+"""PS3.8 9.3.8: source 2, the service provider; reason 0, not specified."""
+
+_HEADER = struct.Struct(">BxL")
+_ITEM = struct.Struct(">LBB")
+"""A presentation data value: its length, presentation context, message control header (PS3.8 Annex E.2)."""
+_KNOWN = range(0x01, 0x08)
+_LONGEST_OTHER = 1 << 18
+"""The A-ASSOCIATE-RQ has been read before; the others have a few bytes."""
+_LEAST_DATA = 1 << 18
+_MOST_FRAGMENTS = 1024
+_FIRST_BUFFER = 1 << 14
+_DRAIN_S = 1.0
+
+IS_COMMAND, IS_LAST = 0x01, 0x02
+
+
+class PeerGone(Exception):
+    """The connection has ended without a word."""
+
+
+class PeerSilent(Exception):
+    """The peer said nothing for too long, or took too long over one PDU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A presentation data value. `some` is a view that holds until the next PDU is read."""
+
+    context_id: int
+    control: int
+    some: memoryview
+
+
+class PduReader:
+    """Reads PDUs from a connected socket, plain or TLS, into one buffer, as large as the peer needs it."""
+
+    def __init__(self, connected: socket.socket, longest_data: int, idle_timeout_s: float) -> None:
+        """Read from `connected`.
+
+        longest_data    what we announced; twice as much is let pass, for peers that do not keep to it.
+        idle_timeout_s  for a PDU to begin, and for one to be complete once it has begun.
+        """
+        self._socket = connected
+        self._longest_data = max(2 * longest_data, _LEAST_DATA)
+        self._idle_timeout_s = idle_timeout_s
+        self._buffer = bytearray(_FIRST_BUFFER)
+        self._start = self._end = 0
+
+    def read(self) -> tuple[int, memoryview]:
+        """The next PDU as (type, body); the body is a view that holds until the next call.
+
+        Raises PeerGone, PeerSilent, BrokenRule for a type or a length that no peer may send.
+        """
+        self._have(_HEADER.size)
+        kind, length = _HEADER.unpack_from(self._buffer, self._start)
+        if kind not in _KNOWN:
+            raise BrokenRule("pdu-unknown")
+        if length > (self._longest_data if kind == P_DATA_TF else _LONGEST_OTHER):
+            raise BrokenRule("pdu-too-long")
+        self._have(_HEADER.size + length)
+        first = self._start + _HEADER.size
+        self._start = first + length
+        return kind, memoryview(self._buffer)[first : self._start]
+
+    def _have(self, wanted: int) -> None:
+        """Return when so many bytes of the PDU that comes next are in the buffer."""
+        if self._end - self._start >= wanted:
+            return
+        if self._start == self._end:
+            self._start = self._end = 0
+        if len(self._buffer) - self._start < wanted:
+            rest = self._buffer[self._start : self._end]
+            if len(self._buffer) < wanted:
+                # Views of the old buffer may still be about: it must not be resized.
+                self._buffer = bytearray(2 * wanted)
+            self._buffer[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+        deadline = time.monotonic() + self._idle_timeout_s
+        room = memoryview(self._buffer)
+        while self._end - self._start < wanted:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise PeerSilent
+            try:
+                self._socket.settimeout(left)
+                count = self._socket.recv_into(room[self._end :])
+            except TimeoutError as error:
+                raise PeerSilent from error
+            except OSError as error:  # reset, or closed under us
+                raise PeerGone from error
+            if not count:
+                raise PeerGone
+            self._end += count
+
+
+def fragments_of(body: memoryview) -> Iterator[Fragment]:
+    """The presentation data values of a P-DATA-TF (PS3.8 9.3.5.1); raises BrokenRule."""
+    at = number = 0
+    while at < len(body):
+        if len(body) - at < _ITEM.size or number == _MOST_FRAGMENTS:
+            raise BrokenRule("fragments-unreadable")
+        length, context_id, control = _ITEM.unpack_from(body, at)
+        end = at + 4 + length
+        if length < 2 or end > len(body):
+            raise BrokenRule("fragments-unreadable")
+        yield Fragment(context_id, control, body[at + _ITEM.size : end])
+        at, number = end, number + 1
+    if not number:
+        raise BrokenRule("fragments-unreadable")
+
+
+def command_pdus(context_id: int, command_set: bytes, longest: int) -> bytes:
+    """A command set as P-DATA-TF PDUs that a peer with this maximum length takes (0: any)."""
+    step = len(command_set) if longest == 0 else max(1, longest - _ITEM.size)
+    out = bytearray()
+    for at in range(0, len(command_set), step):
+        some = command_set[at : at + step]
+        control = IS_COMMAND | (IS_LAST if at + step >= len(command_set) else 0)
+        out += _HEADER.pack(P_DATA_TF, len(some) + _ITEM.size)
+        out += _ITEM.pack(len(some) + 2, context_id, control) + some
+    return bytes(out)
+
+
+def see_off(connected: socket.socket) -> None:
+    """PS3.8 state 13: our last word is on its way; what the peer still sends is dropped, for a moment.
+
+    Closing with unread data would reset the connection, and take our last word back.
+    """
+    deadline = time.monotonic() + _DRAIN_S
+    with suppress(OSError):
+        while (left := deadline - time.monotonic()) > 0:
+            connected.settimeout(left)
+            if not connected.recv(1 << 16):
+                return
