@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, literal, or_, select, update
 
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind, JobState
@@ -57,6 +57,38 @@ class StoredImage:
     purged_at: datetime | None
 
 
+# What each arrival runs is built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
+_KNOWN_IMAGE = select(images).where(
+    images.c.route == bindparam("route"), images.c.sop_instance_uid == bindparam("uid")
+)
+_FILE_IS_BACK = (
+    update(images)
+    .where(images.c.digest == bindparam("file"), images.c.purged_at.is_not(None))
+    .values(purged_at=None)
+)
+_ADD_IMAGE = insert(images)
+_KNOWN_STUDY = select(studies).where(studies.c.study_instance_uid == bindparam("uid"))
+_ADD_STUDY = insert(studies)
+_STUDY_GREW = (
+    update(studies)
+    .where(studies.c.id == bindparam("study"))
+    .values(state=bindparam("now_is"), last_received_at=bindparam("at"))
+)
+_STUDY_REOPENED = (
+    update(studies)
+    .where(studies.c.id == bindparam("study"))
+    .values(
+        state=bindparam("now_is"),
+        last_received_at=bindparam("at"),
+        # The longest wait counts from the first image of this round, or a late image would settle at once.
+        first_received_at=bindparam("at"),
+        revision=studies.c.revision + 1,
+        settled_at=None,
+        purged_at=None,
+    )
+)
+
+
 def record_arrival(
     conn: Connection,
     header: ImageHeader,
@@ -69,9 +101,7 @@ def record_arrival(
     now: datetime,
 ) -> Receipt:
     """Write down one received object. The caller's commit is what a 0000 status stands for."""
-    known = conn.execute(
-        select(images).where(images.c.route == route, images.c.sop_instance_uid == header.sop_instance_uid)
-    ).one_or_none()
+    known = conn.execute(_KNOWN_IMAGE, {"route": route, "uid": header.sop_instance_uid}).one_or_none()
     if known is not None and known.digest == digest and known.purged_at is None:
         conn.execute(update(images).where(images.c.id == known.id).values(arrivals=known.arrivals + 1))
         return Receipt(known.id, known.study_id, header.study_instance_uid, Novelty.DUPLICATE)
@@ -96,16 +126,15 @@ def record_arrival(
         "purged_at": None,
     }
     # The file is there again for every row that shares it.
-    conn.execute(update(images).where(images.c.digest == digest).values(purged_at=None))
+    conn.execute(_FILE_IS_BACK, {"file": digest})
     if known is not None:
         returned = known.digest == digest
         counts = {"revision": known.revision + (not returned), "arrivals": known.arrivals + 1}
         conn.execute(update(images).where(images.c.id == known.id).values(**content, **counts))
         novelty = Novelty.RETURNED if returned else Novelty.REPLACED
         return Receipt(known.id, study_id, header.study_instance_uid, novelty)
-    result = conn.execute(
-        insert(images).values(route=route, sop_instance_uid=header.sop_instance_uid, **content)
-    )
+    identity = {"route": route, "sop_instance_uid": header.sop_instance_uid}
+    result = conn.execute(_ADD_IMAGE, identity | content)
     row_id = result.inserted_primary_key
     assert row_id is not None
     return Receipt(int(row_id[0]), study_id, header.study_instance_uid, Novelty.NEW)
@@ -199,32 +228,22 @@ def study_is_settled(conn: Connection, study_id: int) -> bool:
 
 
 def _arrive_at_study(conn: Connection, header: ImageHeader, now: datetime) -> int:
-    study: Row[Any] | None = conn.execute(
-        select(studies).where(studies.c.study_instance_uid == header.study_instance_uid)
-    ).one_or_none()
+    study: Row[Any] | None = conn.execute(_KNOWN_STUDY, {"uid": header.study_instance_uid}).one_or_none()
     if study is None:
         result = conn.execute(
-            insert(studies).values(
-                study_instance_uid=header.study_instance_uid,
-                accession_number=header.accession_number[:16],
-                state=StudyState.RECEIVING,
-                first_received_at=now,
-                last_received_at=now,
-            )
+            _ADD_STUDY,
+            {
+                "study_instance_uid": header.study_instance_uid,
+                "accession_number": header.accession_number[:16],
+                "state": StudyState.RECEIVING,
+                "first_received_at": now,
+                "last_received_at": now,
+            },
         )
         row_id = result.inserted_primary_key
         assert row_id is not None
         return int(row_id[0])
     after = STUDY_TRANSITIONS[StudyState(study.state), StudyEvent.ARRIVE]
-    reopened = study.state != StudyState.RECEIVING
-    values: dict[str, Any] = {"state": after, "last_received_at": now}
-    if reopened:
-        # The longest wait counts from the first image of this round, or a late image would settle at once.
-        values |= {
-            "revision": study.revision + 1,
-            "first_received_at": now,
-            "settled_at": None,
-            "purged_at": None,
-        }
-    conn.execute(update(studies).where(studies.c.id == study.id).values(**values))
+    change = _STUDY_GREW if study.state == StudyState.RECEIVING else _STUDY_REOPENED
+    conn.execute(change, {"study": study.id, "now_is": after, "at": now})
     return int(study.id)

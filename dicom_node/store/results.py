@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from dicom_node.core.delivery import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState
 from dicom_node.core.errors import IllegalTransition
@@ -56,9 +56,12 @@ class KnownResult:
     purged_at: datetime | None
 
 
+_KNOWN_RESULT = select(results).where(results.c.sop_instance_uid == bindparam("uid"))
+
+
 def known_result(conn: Connection, sop_instance_uid: str) -> KnownResult | None:
     """The result with this UID, if it was emitted before."""
-    row = conn.execute(select(results).where(results.c.sop_instance_uid == sop_instance_uid)).one_or_none()
+    row = conn.execute(_KNOWN_RESULT, {"uid": sop_instance_uid}).one_or_none()
     return KnownResult(row.id, row.dated_at, row.purged_at) if row is not None else None
 
 
