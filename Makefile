@@ -14,8 +14,10 @@ WITHOUT ?=
 REPORT ?=
 BUSI ?=
 RUNS ?= runs/default
+ROUNDS ?= 5
+PARTS ?=
 
-.PHONY: help install test lint audit chaos fuzz run demo train train-default measure-outage clean
+.PHONY: help install test lint audit chaos fuzz bench run demo train train-default measure-outage clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +52,11 @@ chaos: install  ## N faults drawn from SEED against a real node; nothing may be 
 
 fuzz: install  ## CASES hostile data sets and network peers (10000); the same SEED makes the same ones
 	PYTHONPATH=tests $(BIN)/python -P -m fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED))
+
+bench: install  ## speed beside Orthanc and DCMTK, ROUNDS (5) of each; PARTS=receiving,latency,...
+	@sh deploy/install-test-peers.sh
+	PYTHONPATH=tests $(BIN)/python -P -m bench --rounds $(ROUNDS) $(if $(PARTS),--parts '$(PARTS)') \
+		$(if $(REPORT),--report '$(REPORT)')
 
 run: install  ## start the service with CONFIG (deploy/emode.yaml)
 	$(BIN)/emode serve --config $(CONFIG)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -92,13 +93,19 @@ def overlay(
     residual  float32 (H, W, 3) added after the blend, 1 is full scale.
     """
     index = np.round(np.clip(strain, 0.0, 1.0) * 255).astype(np.uint8)
-    # Scaling the table is quicker than scaling every pixel of a picture.
-    blended = (colormap.table.astype(np.float32) * alpha)[index]
-    blended += (bmode.astype(np.float32) * (1.0 - alpha))[..., None]
-    if residual is not None:
-        blended += residual * 255.0
-    np.clip(blended, 0, 255, out=blended)
-    return (blended + 0.5).astype(np.uint8)
+    # Scaling the table is quicker than scaling every pixel of a picture, and so are planes than pixels.
+    table = colormap.table.astype(np.float32) * alpha
+    grey = bmode.astype(np.float32) * (1.0 - alpha)
+    planes = []
+    for channel in range(3):
+        plane: Floats = np.asarray(cv2.LUT(index, table[:, channel].copy()), dtype=np.float32)
+        plane += grey
+        if residual is not None:
+            plane += residual[..., channel] * 255.0
+        np.clip(plane, 0, 255, out=plane)
+        plane += 0.5
+        planes.append(plane.astype(np.uint8))
+    return np.asarray(cv2.merge(planes))
 
 
 def chroma_of(rgb: NDArray[np.generic]) -> NDArray[np.float32]:

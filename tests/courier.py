@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydicom import dcmread
 from sqlalchemy import select
 
 from dicom_node.config import Config
@@ -55,6 +57,16 @@ class Courier:
         self.stop = threading.Event()
         self.thread: threading.Thread | None = None
 
+    def add_files(self, files: Sequence[Path], *destinations: str) -> None:
+        """Queue these files as results."""
+        for path in files:
+            ds = dcmread(path, stop_before_pixels=True)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            place = self.layout.result(digest)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+            self._queue(ds, digest, place.stat().st_size, destinations, 10)
+
     def add(self, count: int, *destinations: str, first: int = 1, max_attempts: int = 10) -> list[str]:
         """Queue results number `first` and following for these destinations; return their UIDs."""
         made = []
@@ -78,7 +90,8 @@ class Courier:
     ) -> None:
         at = now()
         uids = (str(ds.SOPInstanceUID), str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID))
-        header = ImageHeader(SECONDARY_CAPTURE, *uids, "1.2.840.10008.1.2.1")
+        sop_class = str(ds.SOPClassUID)
+        header = ImageHeader(sop_class, *uids, "1.2.840.10008.1.2.1")
         with self.database.write() as conn:
             image = record_arrival(
                 conn,
@@ -95,7 +108,7 @@ class Courier:
                 image.image_id,
                 NewResult(
                     sop_instance_uid=uids[0],
-                    sop_class_uid=SECONDARY_CAPTURE,
+                    sop_class_uid=sop_class,
                     study_instance_uid=uids[1],
                     series_instance_uid=uids[2],
                     bundle="default",

@@ -95,6 +95,11 @@ class Node:
         """The receiver's port for DICOM over TLS."""
         return int(self.events("ready", role="receiver")[-1]["tls_port"])
 
+    @property
+    def supervisor_pid(self) -> int | None:
+        """The process that starts and watches the others, while it runs."""
+        return self._process.pid if self._process is not None else None
+
     def start(self, roles: Iterable[str] = ("receiver", "worker", "courier")) -> Node:
         """Start, and wait until these roles are ready."""
         seen = len(self.log)

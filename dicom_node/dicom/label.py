@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from dicom_node.dicom.lettering import Colour, Lettering, check_glyphs, lettering
@@ -103,9 +105,10 @@ def compose(bmode: Bytes, emode: Bytes, table: Bytes, settings: LabelSettings, f
     panes = [_enlarged(emode, factor)]
     titles = [settings.emode_title]
     if settings.layout == "side-by-side":
-        panes.insert(0, _enlarged(np.repeat(bmode[..., None], 3, axis=2), factor))
+        grey = np.asarray(cv2.cvtColor(np.ascontiguousarray(bmode), cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+        panes.insert(0, _enlarged(grey, factor))
         titles.insert(0, settings.bmode_title)
-    plan = _fitted_plan(panes[0].shape[0], panes[0].shape[1], titles, settings, footer)
+    plan = _fitted_plan(panes[0].shape[0], panes[0].shape[1], tuple(titles), settings, footer)
     canvas = np.zeros((plan.height, plan.width, 3), np.uint8)
     boxes = _draw_panes(canvas, panes, plan)
     _draw_words(canvas, boxes, plan)
@@ -120,11 +123,15 @@ def _factor(height: int, width: int) -> int:
 
 def _enlarged(pane: Bytes, factor: int) -> Bytes:
     """Repeat pixels: an enlargement that invents no grey level."""
-    return pane.repeat(factor, axis=0).repeat(factor, axis=1)
+    if factor == 1:
+        return pane
+    size = (pane.shape[1] * factor, pane.shape[0] * factor)
+    return np.asarray(cv2.resize(pane, size, interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
 
 
+@lru_cache(maxsize=64)  # images of a scanner have few sizes
 def _fitted_plan(
-    pane_height: int, pane_width: int, titles: list[str], settings: LabelSettings, footer: str
+    pane_height: int, pane_width: int, titles: tuple[str, ...], settings: LabelSettings, footer: str
 ) -> _Plan:
     """Raise the label until it keeps its share of the picture, which it makes larger itself."""
     short = min(pane_height, pane_width * len(titles))
@@ -140,7 +147,7 @@ def _plan(
     cap: int,
     pane_height: int,
     pane_width: int,
-    titles: list[str],
+    titles: tuple[str, ...],
     settings: LabelSettings,
     footer: str,
     short: int,
@@ -187,7 +194,10 @@ def _draw_panes(canvas: Bytes, panes: list[Bytes], plan: _Plan) -> list[Box]:
     for pane, x0 in zip(panes, plan.pane_left, strict=True):
         x1, y1 = x0 + pane.shape[1], plan.pane_top + pane.shape[0]
         # A thin line around the pane, outside it: where dark tissue ends is then no guess.
-        canvas[plan.pane_top - 1 : y1 + 1, x0 - 1 : x1 + 1] = _LINE
+        for edge in (plan.pane_top - 1, y1):
+            canvas[edge, x0 - 1 : x1 + 1] = _LINE
+        for edge in (x0 - 1, x1):
+            canvas[plan.pane_top - 1 : y1 + 1, edge] = _LINE
         canvas[plan.pane_top : y1, x0:x1] = pane
         boxes.append((x0, plan.pane_top, x1, y1))
     return boxes

@@ -58,11 +58,8 @@ class Lettering:
         return max((self.width(piece.strip()) for piece in _pieces(text)), default=0)
 
     def draw(self, line: str, colour: Colour) -> NDArray[np.uint8]:
-        """The line on black, uint8 (line_px, width, 3)."""
-        picture = Image.new("RGB", (max(1, self.width(line)), self.line_px))
-        left = self.font.getbbox(line)[0]
-        ImageDraw.Draw(picture).text((-min(0, left), 0), line, font=self.font, fill=colour)
-        return np.asarray(picture)
+        """The line on black, uint8 (line_px, width, 3), read-only."""
+        return _drawn_line(self, line, colour)
 
     def _wrap_phrase(self, phrase: str, width: int) -> list[str]:
         lines = [""]
@@ -87,6 +84,7 @@ def lettering(cap_px: int, font_file: Path | None = None, sample: str = "") -> L
     return Lettering(_font(size, font_file), measured)
 
 
+@lru_cache(maxsize=64)
 def check_glyphs(texts: tuple[str, ...], font_file: Path | None = None) -> None:
     """Raise ConfigInvalid if the font has no picture for a character of these texts."""
     font = _font(32, font_file)
@@ -98,6 +96,16 @@ def check_glyphs(texts: tuple[str, ...], font_file: Path | None = None) -> None:
         raise ConfigInvalid(
             "label", (f"{name} has no glyph for {wanted}; set font_file to a font of this language",)
         )
+
+
+@lru_cache(maxsize=256)  # the same words on every result
+def _drawn_line(lettering: Lettering, line: str, colour: Colour) -> NDArray[np.uint8]:
+    picture = Image.new("RGB", (max(1, lettering.width(line)), lettering.line_px))
+    left = lettering.font.getbbox(line)[0]
+    ImageDraw.Draw(picture).text((-min(0, left), 0), line, font=lettering.font, fill=colour)
+    drawn = np.asarray(picture)
+    drawn.flags.writeable = False
+    return drawn
 
 
 @lru_cache(maxsize=64)
