@@ -65,11 +65,12 @@ def kept_bytes(conn: Connection) -> int:
 def kept_by_study(conn: Connection, study_ids: Collection[int]) -> dict[int, int]:
     """Size of the local copies of each of these studies, in bytes."""
     sizes: dict[int, int] = defaultdict(int)
-    for files in (_sources(), _results()):
+    mine = images.c.study_id.in_(study_ids)
+    for query in (_sources(), _results()):
+        # Inside, or SQLite would first collect the files of every study there is.
+        files = query.where(mine).subquery()
         for study_id, size in conn.execute(
-            select(files.c.study_id, func.sum(files.c.size_bytes))
-            .where(files.c.study_id.in_(study_ids))
-            .group_by(files.c.study_id)
+            select(files.c.study_id, func.sum(files.c.size_bytes)).group_by(files.c.study_id)
         ):
             sizes[study_id] += size
     return sizes
@@ -83,7 +84,7 @@ def holds_by_study(conn: Connection, study_ids: Collection[int], policy: Retenti
 
 def kept(conn: Connection, policy: RetentionPolicy) -> Kept:
     """All local copies, and what is held back from purging."""
-    files = select(_sources()).union_all(select(_results())).subquery()
+    files = _sources().union_all(_results()).subquery()
     sizes = (
         select(files.c.study_id, func.sum(files.c.size_bytes).label("size"))
         .group_by(files.c.study_id)
@@ -176,17 +177,16 @@ def _unpurged(column: Any) -> Select[Any]:
     return select(column).where(column.table.c.purged_at.is_(None)).distinct()
 
 
-def _sources() -> Any:
+def _sources() -> Select[Any]:
     """(study, digest, size) of every source file that is kept."""
     return (
         select(images.c.study_id, images.c.digest, images.c.size_bytes)
         .where(images.c.purged_at.is_(None))
         .distinct()
-        .subquery()
     )
 
 
-def _results() -> Any:
+def _results() -> Select[Any]:
     """(study, digest, size) of every result file that is kept."""
     return (
         select(images.c.study_id, results.c.digest, results.c.size_bytes)
@@ -194,7 +194,6 @@ def _results() -> Any:
         .join(results, results.c.id == image_results.c.result_id)
         .where(results.c.purged_at.is_(None))
         .distinct()
-        .subquery()
     )
 
 
@@ -214,13 +213,19 @@ def _has_files() -> ColumnElement[bool]:
 def _hold(policy: RetentionPolicy) -> ColumnElement[Any]:
     """The first reason for which a study's files must stay, or NULL: the one home of that question."""
     ours = images.c.study_id == studies.c.id
-    work = select(jobs.c.id).join(images, images.c.id == jobs.c.image_id).where(ours)
-    way = (
-        select(deliveries.c.id)
-        .join(image_results, image_results.c.result_id == deliveries.c.result_id)
-        .join(images, images.c.id == image_results.c.image_id)
-        .where(ours)
-    )
+
+    def work(*which: ColumnElement[bool]) -> Select[Any]:
+        # From the study's images to their jobs, and so with `way`: as a join SQLite may begin with all jobs
+        # of a kind, and all deliveries in a state.
+        found = select(jobs.c.id).where(jobs.c.image_id == images.c.id, *which).correlate(images).exists()
+        return select(images.c.id).where(ours, found)
+
+    def way(*which: ColumnElement[bool]) -> Select[Any]:
+        of_result = deliveries.c.result_id == image_results.c.result_id
+        found = select(deliveries.c.id).where(of_result, *which).correlate(image_results).exists()
+        linked = select(images.c.id).join(image_results, image_results.c.image_id == images.c.id)
+        return linked.where(ours, found)
+
     later = jobs.alias()
     tried_again = (
         select(later.c.id)
@@ -232,13 +237,11 @@ def _hold(policy: RetentionPolicy) -> ColumnElement[Any]:
         deliveries.c.state == DeliveryState.ACCEPTED, deliveries.c.destination.in_(policy.accepted_is_enough)
     )
     asked = {
-        Hold.FAILED: work.where(
-            jobs.c.kind == JobKind.INFER, jobs.c.state == JobState.FAILED, not_(tried_again)
-        ),
+        Hold.FAILED: work(jobs.c.kind == JobKind.INFER, jobs.c.state == JobState.FAILED, not_(tried_again)),
         Hold.UNDECIDED: select(images.c.id).where(ours, images.c.decision == Decision.PENDING),
-        Hold.PARKED: way.where(deliveries.c.state == DeliveryState.PARKED),
-        Hold.UNCONFIRMED: way.where(deliveries.c.state != DeliveryState.CONFIRMED, not_(enough)),
-        Hold.WAITING: work.where(jobs.c.state.in_((JobState.HELD, JobState.WAITING, JobState.RUNNING))),
+        Hold.PARKED: way(deliveries.c.state.in_((DeliveryState.PARKED,))),
+        Hold.UNCONFIRMED: way(deliveries.c.state != DeliveryState.CONFIRMED, not_(enough)),
+        Hold.WAITING: work(jobs.c.state.in_((JobState.HELD, JobState.WAITING, JobState.RUNNING))),
     }
     return case(
         (studies.c.state == StudyState.RECEIVING, Hold.RECEIVING.value),
