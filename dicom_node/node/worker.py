@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from dicom_node.core.job import JobKind, RetryPolicy
 from dicom_node.node.base import Base
 from dicom_node.node.lanes import serve_lanes
@@ -13,6 +15,9 @@ from dicom_node.work.infer import Infer
 from dicom_node.work.loop import Lane
 from dicom_node.work.make import warm_up
 from dicom_node.work.receive import INFER_LANE
+
+_MOST_HELPERS = 4
+"""Beyond that, what helpers do under Python's lock is in the way of the model's own calls."""
 
 _INFER_POLICY = RetryPolicy(first_delay_s=0.5, factor=4.0, cap_s=60.0, jitter=0.1)
 
@@ -37,6 +42,7 @@ def infer(base: Base) -> None:
         limits=read_limits_of(config),
         delivery_attempts={name: d.retry.max_attempts for name, d in config.destinations.items()},
         unfamiliar=config.inference.unfamiliar,
+        helpers=min(_MOST_HELPERS, os.cpu_count() or 1),
     )
     lane = Lane(
         JobKind.INFER,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -74,47 +76,61 @@ class Infer:
     """What becomes of frames that do not look like what the model was made for."""
     pulse: Pulse = field(default_factory=Pulse)
     """Beaten before each image is read, at each pass of the model, and before results are made."""
+    helpers: int = 1
+    """Threads that read images and make results while the model runs. What takes long there (decoding,
+    filtering, digests, syncs) leaves Python's lock alone."""
 
     def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[Outcome]:
-        """Read all, then run the accepted of each bundle in one batch, then finish one by one."""
-        faults.step("infer.claimed")
-        ready: dict[str, list[_Ready]] = {}
-        for job in claimed:
-            self.pulse.step()
-            read = self._read(job)
-            if isinstance(read, Outcome):
-                yield read
-            else:
-                ready.setdefault(read.route.bundle, []).append(read)
-        for bundle, batch in ready.items():
-            yield from self._run(batch, self.models[bundle])
+        """Read, run, make: the next image is read, and the last one's results are made, while the model runs.
 
-    def _run(self, batch: Sequence[_Ready], model: Model) -> Iterator[Outcome]:
-        if len(batch) > 1 and not model.joins_frames:
-            for item in batch:
-                yield from self._run([item], model)
-            return
+        Outcomes come in the order of the images, but for those that need no model.
+        """
+        faults.step("infer.claimed")
+        made: deque[Future[Outcome]] = deque()
+        with ThreadPoolExecutor(self.helpers, thread_name_prefix="helper") as helpers:
+            try:
+                joined: dict[str, list[_Ready]] = {}
+                for reading in [helpers.submit(self._read, job) for job in claimed]:
+                    read = reading.result()
+                    if isinstance(read, Outcome):
+                        yield read
+                    elif self.models[read.route.bundle].joins_frames:
+                        joined.setdefault(read.route.bundle, []).append(read)
+                    else:
+                        made += self._run([read], helpers)
+                        while made and made[0].done():
+                            yield made.popleft().result()
+                for batch in joined.values():
+                    made += self._run(batch, helpers)
+                while made:
+                    yield made.popleft().result()
+            finally:
+                helpers.shutdown(cancel_futures=True)
+
+    def _run(self, batch: Sequence[_Ready], helpers: Executor) -> Iterator[Future[Outcome]]:
+        """One pass of the model for all, then their results."""
+        model = self.models[batch[0].route.bundle]
         self.pulse.step()
         started = time.monotonic()
         try:
             elastograms = iter(model.predictor.predict([p.grey for item in batch for p in item.image.panes]))
         except NodeError as error:
             if len(batch) == 1:
-                yield Outcome(batch[0].job, error=error)
+                yield helpers.submit(Outcome, batch[0].job, error)
                 return
             # One of them is the cause: apart, the others are not its victims.
             for item in batch:
-                yield from self._run([item], model)
+                yield from self._run([item], helpers)
             return
         infer_s = (time.monotonic() - started) / len(batch)
         faults.step("infer.predicted")
         for item in batch:
-            self.pulse.step()
             mine = [next(elastograms) for _ in item.image.panes]
-            yield self._make(item, mine, model, infer_s)
+            yield helpers.submit(self._make, item, mine, model, infer_s)
 
     def _read(self, job: ClaimedJob) -> _Ready | Outcome:
         """Decode and judge one image."""
+        self.pulse.step()
         started = time.monotonic()
         with self.database.read() as conn:
             stored = load_image(conn, job.image_id)
@@ -138,6 +154,7 @@ class Infer:
 
     def _make(self, item: _Ready, elastograms: Sequence[Elastogram], model: Model, infer_s: float) -> Outcome:
         """Build and keep the results of one image, or leave alone what the model was not made for."""
+        self.pulse.step()
         left = leave_unfamiliar(item.image, elastograms, self.unfamiliar)
         if isinstance(left, Skip):
             return _left_alone(item.job, item.stored, left)

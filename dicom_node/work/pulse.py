@@ -9,7 +9,7 @@ class Pulse:
     """Steps of one batch, by the monotonic clock.
 
     A batch of many slow images is many steps, each with the whole time limit; one image that hangs is one
-    step that does not end, and is found as soon as alone.
+    step that does not end, and is found once the others of its batch are done.
     """
 
     def __init__(self) -> None:
