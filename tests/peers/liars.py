@@ -87,7 +87,8 @@ class Liar:
         self.released.set()
         for association in self._server.active_associations:
             with suppress(Exception):
-                association.abort()
+                # One that is not established yet cannot be aborted: pynetdicom's thread would die of it.
+                association.abort() if association.is_established else association.kill()
         self._server.shutdown()
 
     def __enter__(self) -> Self:
