@@ -8,9 +8,11 @@ import pytest
 from model.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from model.generator import count_parameters
 from model.predict import Predictor
+from training.pairs.folder import REFEREE
+from training.pairs.provenance import Provenance
 from training.scoring.evaluate import evaluate
 from training.scoring.references import mean_map
-from training.simulator.simulate import TEST_SEEDS, TRAINING_SEEDS, simulate_pair
+from training.simulator.simulate import SIMULATOR, TEST_SEEDS, TRAINING_SEEDS, simulate_pair
 
 FRESH_SEEDS = TEST_SEEDS[500_000:500_012]
 """Never used elsewhere: `quick` evaluates on the first seeds of TEST_SEEDS."""
@@ -50,10 +52,23 @@ def test_card_and_manifest_say_both_numbers(bundle):
 
 
 def test_was_not_trained_on_what_it_is_judged_by(bundle):
-    assert bundle.training["simulated"] is True
-    for name in ("training_pairs", "validation_pairs"):
-        first, end = bundle.training["seeds"][name]
-        assert not set(range(first, end)) & set(TEST_SEEDS)
+    provenance = Provenance.from_json(bundle.training["provenance"])
+    assert provenance.simulated
+    for data in (*provenance.training, *provenance.validation):
+        assert data.maker != REFEREE
+        if data.maker == SIMULATOR.name:
+            assert not set(range(int(data.first), int(data.last) + 1)) & set(TEST_SEEDS)
+
+
+def test_knows_its_limits(predictor):
+    """Tissue of its own kind is familiar; what is no ultrasound is not. The card has rates on real frames."""
+    own = predictor.predict([simulate_pair(seed).bmode for seed in FRESH_SEEDS])
+    rng = np.random.default_rng(0)
+    ramp = np.tile(np.linspace(0, 255, 400).astype(np.uint8), (300, 1))
+    foreign = [rng.integers(0, 256, (300, 400), dtype=np.uint8), ramp, 255 - ramp.T.copy()]
+    assert sum(made.unfamiliar for made in own) <= 1
+    assert all(made.unfamiliar for made in predictor.predict(foreign))
+    assert all(0.0 <= made.confidence <= 1.0 for made in own)
 
 
 def test_is_small(bundle):
