@@ -169,10 +169,23 @@ def jpeg(picture: Frame) -> Frame:
     return np.asarray(Image.open(buffer))
 
 
+def lifted(picture: Frame) -> Frame:
+    """Black comes out as grey, as a screen in a bright room is captured."""
+    return picture // 2 + 60
+
+
+EXPORTS: dict[str, Callable[[Frame], Frame]] = {
+    "plain": lambda grey: grey,
+    "jpeg": jpeg,
+    "dim": lambda grey: grey // 2,
+    "lifted": lifted,
+    "lifted-jpeg": lambda grey: jpeg(lifted(grey)),
+    "gamma": lambda grey: (255 * (grey / 255.0) ** 0.6).astype(np.uint8),
+}
+
+
 @pytest.mark.parametrize("side", [120, 300, 620])
-@pytest.mark.parametrize(
-    "export", [lambda grey: grey, jpeg, lambda grey: grey // 2], ids=["plain", "jpeg", "dim"]
-)
+@pytest.mark.parametrize("export", EXPORTS.values(), ids=EXPORTS.keys())
 def test_a_grey_export_is_known_by_its_title(
     tmp_path: Path, side: int, export: Callable[[Frame], Frame]
 ) -> None:

@@ -14,6 +14,7 @@ from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
 from dicom_node.store.jobs import claim
 from dicom_node.store.process import Bells
+from dicom_node.store.together import Together
 from dicom_node.work.infer import Infer
 from dicom_node.work.make import Appearance, Model
 from dicom_node.work.receive import INFER_LANE, Reception
@@ -63,7 +64,7 @@ def node_tensors(path, ds, folder, predictor):
     layout.create()
     database = open_database(layout.database, NOW)
     route = Route("breast", "EMODE", "default", ())
-    reception = Reception(database, layout, Bells(layout.bells), (route,), 3, lambda: NOW)
+    reception = Reception(Together(database), layout, Bells(layout.bells), (route,), 3, lambda: NOW)
     reception.take(received_from(path, layout.incoming))
     watched = Watched(predictor)
     facts = BundleFacts("b", "1", "0" * 64, "c-1", trained_on_simulation=True)

@@ -14,6 +14,7 @@ from dicom_node.core.rules import Route
 from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
 from dicom_node.store.process import Bells
+from dicom_node.store.together import Together
 from dicom_node.work.receive import Reception
 from harness import received_from
 from peers.still import breast_still, write
@@ -38,7 +39,9 @@ def costs(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", counting)
     route = Route("breast", "EMODE", "default", ("pacs",))
-    reception = Reception(database, layout, Bells(layout.bells), (route,), 5, lambda: datetime.now(UTC))
+    reception = Reception(
+        Together(database), layout, Bells(layout.bells), (route,), 5, lambda: datetime.now(UTC)
+    )
 
     def receive(number):
         ds = breast_still(rows=64, columns=64, instance_number=number)

@@ -25,6 +25,7 @@ from dicom_node.store import overview
 from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
 from dicom_node.store.process import Bells
+from dicom_node.store.together import Together
 from dicom_node.work.infer import Infer
 from dicom_node.work.loop import Lane, WorkLoop
 from dicom_node.work.make import Appearance, Model, draw, identify, leave_unfamiliar, make_results
@@ -110,7 +111,7 @@ class Worker:
     def send(self, number=0, regions=()):
         ds = breast_still(seed=number, rows=300, columns=400, regions=list(regions) or None)
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-        reception = Reception(self.database, self.layout, self.bells, (self.route,), 3, now)
+        reception = Reception(Together(self.database), self.layout, self.bells, (self.route,), 3, now)
         path = write(ds, self.layout.root / f"image-{number}.dcm")
         reception.take(received_from(path, self.layout.incoming))
 

@@ -203,15 +203,7 @@ def header_of(ds: Dataset) -> ImageHeader:
         frames=max(1, whole_number(ds, "NumberOfFrames") or 1),
         synthetic=text(ds, "SyntheticData") == "YES" and text(ds, "ImageType") == "DERIVED",
         own_mark=own_mark(ds),
-        derived_from=tuple(
-            filter(
-                None,
-                (
-                    text(item, "ReferencedSOPInstanceUID")
-                    for item in items(ds, "SourceImageSequence")[:_SOURCES]
-                ),
-            )
-        ),
+        derived_from=_sources(ds),
     )
 
 

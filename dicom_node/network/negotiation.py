@@ -44,23 +44,18 @@ class Rejection:
         return bytes(pdu.encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Offered:
+def offer(
+    sop_class_uid: str, transfer_syntaxes: Sequence[str] | None = None, *, both_roles: bool = False
+) -> PresentationContext:
     """A SOP class that we take.
 
-    both_roles  we may be its user although the peer has called: an archive that brings a report.
+    transfer_syntaxes  in the order that we prefer; None is pynetdicom's default, everything uncompressed.
+    both_roles         we may be its user although the peer has called: an archive that brings a report.
     """
-
-    sop_class_uid: str
-    transfer_syntaxes: tuple[str, ...]
-    both_roles: bool = False
-
-    def context(self) -> PresentationContext:
-        """As pynetdicom negotiates with it."""
-        context = build_context(self.sop_class_uid, list(self.transfer_syntaxes))
-        if self.both_roles:
-            context.scu_role = context.scp_role = True
-        return context
+    context = build_context(sop_class_uid, list(transfer_syntaxes) if transfer_syntaxes else None)
+    if both_roles:
+        context.scu_role = context.scp_role = True
+    return context
 
 
 class AssociationRequest:

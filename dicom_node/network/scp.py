@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 
+from pydicom.uid import UID
 from pynetdicom.dsutils import decode
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
@@ -24,7 +25,7 @@ from dicom_node.network.audit import IncomingAudit
 from dicom_node.network.command import C_ECHO_RQ, C_STORE_RQ
 from dicom_node.network.commitment import ReportRequest, TakeReport, answer_report
 from dicom_node.network.messages import Message
-from dicom_node.network.negotiation import Offered, Rejection
+from dicom_node.network.negotiation import Rejection, offer
 from dicom_node.network.server import Arrived, Door, DoorLimits, Listener, Visit
 from dicom_node.network.spool import Spool
 from dicom_node.network.tls import Agreed
@@ -36,9 +37,6 @@ log = logging.getLogger(__name__)
 _SUCCESS = 0x0000
 _CANNOT_UNDERSTAND = 0xC000
 _OUT_OF_RESOURCES = 0xA700
-
-_IMPLICIT = "1.2.840.10008.1.2"
-_EXPLICIT = "1.2.840.10008.1.2.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +69,6 @@ class ReportDesk:
     """Calling AE title -> what takes its reports."""
 
 
-def _offered() -> tuple[Offered, ...]:
-    return (
-        *_FOR_REPORTS,
-        *(Offered(uid, tuple(map(str, transfer_syntaxes_in()))) for uid in ULTRASOUND_CLASSES),
-        *(Offered(uid, tuple(map(str, UNCOMPRESSED))) for uid in RETURNED_CLASSES),
-    )
-
-
-_FOR_REPORTS = (
-    Offered(str(Verification), (_IMPLICIT, _EXPLICIT)),
-    # Both roles: on its own association the archive is the SCP although it is the one who calls.
-    Offered(str(StorageCommitmentPushModel), (_IMPLICIT, _EXPLICIT), both_roles=True),
-)
-
-
 class StoreScp:
     """C-ECHO, C-STORE and reports of storage commitment on one port for all our AE titles.
 
@@ -107,8 +90,16 @@ class StoreScp:
         self._counts: Counter[Association] = Counter()
         self._counts_lock = threading.Lock()
         # Shared by all associations: negotiation only reads them.
-        self._all = tuple(offer.context() for offer in _offered())
-        self._for_reports = tuple(offer.context() for offer in _FOR_REPORTS)
+        self._for_reports = (
+            offer(Verification),
+            # Both roles: on its own association the archive is the SCP although it is the one who calls.
+            offer(StorageCommitmentPushModel, both_roles=True),
+        )
+        self._all = (
+            *self._for_reports,
+            *(offer(uid, transfer_syntaxes_in()) for uid in ULTRASOUND_CLASSES),
+            *(offer(uid, UNCOMPRESSED) for uid in RETURNED_CLASSES),
+        )
         self._door = Door(settings.listeners, settings.door, self._welcome, self._audit.turned_away)
 
     def start(self) -> list[int]:
@@ -173,11 +164,13 @@ class StoreScp:
     def _report(self, guest: Association, message: Message) -> int:
         """N-EVENT-REPORT: an archive reports on an association of its own."""
         sender = guest.arrival.calling_ae_title
-        encoded, syntax = message.data_set or b"", message.context.transfer_syntax
+        encoded, syntax = message.data_set or b"", UID(message.context.transfer_syntax)
         request = ReportRequest(
             sop_instance_uid=message.command.sop_instance_uid,
             event_type=message.command.event_type or 0,
-            information=lambda: decode(BytesIO(encoded), syntax == _IMPLICIT, True),
+            information=lambda: decode(
+                BytesIO(encoded), syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated
+            ),
             address=guest.arrival.address,
         )
         return answer_report(request, self._desk.taker(sender), sender)

@@ -48,7 +48,6 @@ from dicom_node.network.adapter import (
     application_entity,
     close_socket,
     limit_silence,
-    send_at_once,
     send_from_files,
     transport_of,
 )
@@ -142,7 +141,6 @@ def open_association(
         max_pdu=_MAX_PDU,
         tls_args=(secured, remote.tls.server_name) if remote.tls else None,
         evt_handlers=[
-            (evt.EVT_CONN_OPEN, send_at_once),
             (evt.EVT_CONN_OPEN, limit_silence, [remote.answer_timeout_s]),
             (evt.EVT_CONN_OPEN, steady_reactor),
             (evt.EVT_CONN_OPEN, lambda event: connected.set()),

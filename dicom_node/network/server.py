@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dicom_node.core.errors import NodeError
+from dicom_node.network.pdu import A_ASSOCIATE_RQ
 from dicom_node.network.tls import server_code
 from dicom_node.telemetry.log import where
 
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 128
 _ACCEPTS_AT_ONCE = 32
-_A_ASSOCIATE_RQ = 0x01
 _TLS_HANDSHAKE = 0x16
 _HEADER_BYTES = 6  # PS3.8 9.3.1: type, reserved, length
 _SHORTEST_REQUEST = 68  # PS3.8 Table 9-11: everything before the variable items
@@ -91,7 +91,6 @@ class Arrived:
 
     socket: socket.socket
     address: tuple[str, int]
-    local: tuple[str, int]
     request: bytes
     left: Callable[[Visit], None]
     """To be called when the association has ended."""
@@ -306,7 +305,7 @@ class Door:
         guest.greeted = True
         if not first:
             self._dismiss(guest)  # a health check
-        elif first[0] == _A_ASSOCIATE_RQ:
+        elif first[0] == A_ASSOCIATE_RQ:
             self._turn_away(guest, "plain-dicom-on-tls-port")
         elif first[0] != _TLS_HANDSHAKE:
             self._turn_away(guest, "no-tls-on-tls-port")
@@ -319,7 +318,7 @@ class Door:
         length = int.from_bytes(guest.read[2:], "big")
         if guest.read[0] == _TLS_HANDSHAKE and not isinstance(guest.socket, ssl.SSLSocket):
             self._turn_away(guest, "tls-on-plain-port")
-        elif guest.read[0] != _A_ASSOCIATE_RQ:
+        elif guest.read[0] != A_ASSOCIATE_RQ:
             self._turn_away(guest, "not-dicom", _ABORT_UNEXPECTED)
         elif not _SHORTEST_REQUEST <= length <= _LONGEST_REQUEST:
             self._turn_away(guest, "request-length", _ABORT_INVALID)
@@ -338,16 +337,7 @@ class Door:
         del self._guests[guest]
         try:
             guest.socket.setblocking(True)
-            local = guest.socket.getsockname()
-            visit = self._welcome(
-                Arrived(
-                    guest.socket,
-                    guest.address,
-                    (str(local[0]), int(local[1])),
-                    bytes(guest.read),
-                    self._left,
-                )
-            )
+            visit = self._welcome(Arrived(guest.socket, guest.address, bytes(guest.read), self._left))
             with self._visits_lock:
                 self._visits[visit] = time.monotonic()
             try:

@@ -24,6 +24,7 @@ from dicom_node.node.base import Base
 from dicom_node.node.peers import listening_credentials
 from dicom_node.node.values import FOLLOW_CERTIFICATES_S, now, routes_of, watermarks_of
 from dicom_node.store.room import DiskRoom
+from dicom_node.store.together import Together
 from dicom_node.supervise import Role, on_hangup, report_ready
 from dicom_node.trust.certificates import CertificateName
 from dicom_node.trust.credentials import Credentials
@@ -48,7 +49,7 @@ def receive(base: Base) -> None:
         base.layout.root, watermarks_of(config), base.layout.full_sign(Role.RECEIVER), "images are"
     )
     reception = Reception(
-        database=base.database,
+        together=Together(base.database),
         layout=base.layout,
         bells=base.bells,
         routes=routes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -20,7 +20,6 @@ from dicom_node.dicom.gate import judge_header
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.skip import Skip, SkipCode
 from dicom_node.network.scp import Received
-from dicom_node.store.database import Database
 from dicom_node.store.files import Layout, place_file
 from dicom_node.store.images import Novelty, Receipt, is_worth_another_try, record_arrival
 from dicom_node.store.jobs import NewJob, enqueue
@@ -38,17 +37,13 @@ INFER_LANE = "images"
 class Reception:
     """Makes received objects durable."""
 
-    database: Database
+    together: Together
+    """One for all associations of the process."""
     layout: Layout
     bells: Bells
     routes: tuple[Route, ...]
     infer_max_attempts: int
     clock: Callable[[], datetime]
-    _together: Together = field(init=False)
-
-    def __post_init__(self) -> None:
-        """One for all associations of the process."""
-        object.__setattr__(self, "_together", Together(self.database))
 
     def take(self, received: Received) -> Receipt:
         """File, then row, then return: after that the object survives a power cut.
@@ -81,7 +76,7 @@ class Reception:
         choice, skip = judge_arrival(self.routes, header, arrival)
         spool.sync()
         faults.step("receive.synced")
-        receipt, skip = self._together.write(lambda conn: self._record(conn, received, header, choice, skip))
+        receipt, skip = self.together.write(lambda conn: self._record(conn, received, header, choice, skip))
         faults.step("receive.committed")
         log.info(
             "image received",

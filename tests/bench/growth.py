@@ -22,6 +22,7 @@ from dicom_node.store.files import Layout
 from dicom_node.store.jobs import claim, next_due
 from dicom_node.store.process import Bells
 from dicom_node.store.schema import deliveries, image_results, images, jobs, results, studies
+from dicom_node.store.together import Together
 from dicom_node.work.receive import INFER_LANE, Reception
 from harness import received_from
 
@@ -58,7 +59,9 @@ def _measure(folder: Path, size: int) -> dict[str, float]:
     try:
         _fill(database, size, now)
         route = Route("breast", "EMODE", "default", ("pacs",))
-        reception = Reception(database, layout, Bells(layout.bells), (route,), 5, lambda: datetime.now(UTC))
+        reception = Reception(
+            Together(database), layout, Bells(layout.bells), (route,), 5, lambda: datetime.now(UTC)
+        )
         with fresh(folder, (Template(SMALL), _TIMES)) as (files,):
             received = iter([received_from(path, layout.incoming) for path in files])
             return {
