@@ -1,4 +1,4 @@
-"""`make bench`, or one part of it: `make bench PARTS=receive,sending ROUNDS=3`."""
+"""`make bench`, or one part of it: `make bench PARTS=receiving,sending ROUNDS=3`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from bench import growth, latency, receive, sending, standing
 from bench.figures import HEAD, Figure
-from bench.report import publish, text_of
+from bench.report import text_of
 from dicom_node.telemetry.log import set_up_logging
+from published import publish
 
 PARTS = {
     "receiving": receive.measure,
@@ -42,7 +43,7 @@ def main() -> int:
                 parts[name].append(figure)
                 _say(figure.row())
     if given.report:
-        publish(text_of(parts, given.rounds), given.report)
+        publish(text_of(parts, given.rounds), given.report, "bench")
     return 0
 
 

@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from peers.still import US_MULTIFRAME, breast_still, speckle
 
 _PLACE = b"2.25.%030d"
-_FIRST = 10**29
+_FIRST = 10**29 + 2
 _numbers = itertools.count(_FIRST)
 
 
@@ -55,7 +55,7 @@ class Template:
             ds.NumberOfFrames = kind.frames
             pixels = np.repeat(pixels[None], kind.frames, axis=0)
         ds.PixelData = pixels.tobytes()
-        self._instance, self._study = _PLACE % 1, _PLACE % 2
+        self._instance, self._study = _PLACE % (_FIRST - 1), _PLACE % (_FIRST - 2)
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = self._instance.decode()
         ds.StudyInstanceUID = self._study.decode()
         buffer = BytesIO()

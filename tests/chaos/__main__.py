@@ -11,6 +11,7 @@ from pathlib import Path
 
 from chaos.campaign import run_campaign
 from chaos.plan import SHARES
+from published import publish
 
 
 def main() -> int:
@@ -29,7 +30,7 @@ def main() -> int:
     (folder / "report.json").write_text(report.as_json())
     sys.stdout.write(report.text() + "\n")
     if arguments.report:
-        report.publish(arguments.report)
+        publish(report.markdown(), arguments.report, "chaos")
     if report.holds and arguments.folder is None:
         shutil.rmtree(folder.parent, ignore_errors=True)
     return 0 if report.holds else 1

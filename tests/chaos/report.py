@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import re
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from chaos.verdict import Verdict
-
-BEGIN, END = "<!-- chaos:begin -->", "<!-- chaos:end -->"
+from published import machine
 
 
 @dataclass(slots=True)
@@ -35,7 +30,7 @@ class Report:
     quiet: bool
     node_actions: dict[str, int]
     kept_in: str = ""
-    machine: str = field(default_factory=lambda: machine())
+    machine: str = field(default_factory=machine)
     at: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d"))
 
     @property
@@ -100,14 +95,6 @@ class Report:
         ]
         return "\n".join([*head, *(f"| {group} | {what} | {n} |" for group, what, n in self.rows())])
 
-    def publish(self, document: Path) -> None:
-        """Replace what is between the markers; raises ValueError if the document has none."""
-        text = document.read_text()
-        if BEGIN not in text or END not in text:
-            raise ValueError(f"{document} has no lines {BEGIN} and {END}")
-        pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-        document.write_text(pattern.sub(lambda _: f"{BEGIN}\n{self.markdown()}\n{END}", text))
-
 
 def min_max(counts: dict[str, int]) -> str:
     """`2` or `2 to 5`."""
@@ -115,11 +102,3 @@ def min_max(counts: dict[str, int]) -> str:
         return "0"
     low, high = min(counts.values()), max(counts.values())
     return str(low) if low == high else f"{low} to {high}"
-
-
-def machine() -> str:
-    """Cores, memory and system of this machine."""
-    cores = len(os.sched_getaffinity(0))
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
-    return f"{cores} cores, {memory_gib:.0f} GiB, {system}"
