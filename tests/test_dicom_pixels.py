@@ -316,6 +316,8 @@ def in_place_of_the_decoder(script: str, folder: Path, monkeypatch: pytest.Monke
     [
         *((f"kill -{name} $$", DecodingInterrupted) for name in ("KILL", "TERM", "INT", "HUP")),
         *((f"kill -{name} $$", PixelsUnreadable) for name in ("SEGV", "ABRT", "BUS", "FPE", "ILL", "XCPU")),
+        ("exit 0", DecodingInterrupted),
+        (r"printf '\223NUMPY\001'; exit 0", DecodingInterrupted),
         ("exit 1", DecodingInterrupted),
         ("exit 65", PixelsUnreadable),
     ],

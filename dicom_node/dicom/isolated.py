@@ -42,7 +42,7 @@ def decode_isolated(path: Path, index: int, plugin: str) -> NDArray[np.generic]:
     """The stored values of frame `index` (from 0), as `pydicom.pixels.pixel_array` gives them.
 
     Raises PixelsUnreadable if the decoder says no, crashes or uses up its time; DecodingInterrupted if the
-    child could not be started, or was ended by somebody else.
+    child could not be started, or was ended by somebody else, even without a word of it in its status.
     """
     command = [sys.executable, "-P", "-m", __name__, str(path), str(index), plugin]
     try:
@@ -67,7 +67,12 @@ def decode_isolated(path: Path, index: int, plugin: str) -> NDArray[np.generic]:
     if ran.returncode != 0:
         how = f"status {ran.returncode}" if ran.returncode > 0 else f"signal {-ran.returncode}"
         raise DecodingInterrupted(f"{plugin} ended with {how} on frame {index + 1}")
-    values: NDArray[np.generic] = np.load(io.BytesIO(ran.stdout), allow_pickle=False)
+    try:
+        values: NDArray[np.generic] = np.load(io.BytesIO(ran.stdout), allow_pickle=False)
+    except (EOFError, ValueError) as error:
+        raise DecodingInterrupted(
+            f"{plugin} ended on frame {index + 1} before its answer was whole"
+        ) from error
     return values
 
 
