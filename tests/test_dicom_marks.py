@@ -14,8 +14,10 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 
+from dicom_node.dicom import burned_in
 from dicom_node.dicom.burned_in import bears_our_title
 from dicom_node.dicom.header import load_source, read_header
+from dicom_node.dicom.label import MIN_CAP
 from dicom_node.dicom.marks import COMMENT, own_mark
 from dicom_node.dicom.pixels import luma
 from dicom_node.dicom.reading import SourceImage, read_image
@@ -206,6 +208,28 @@ def test_a_scanner_with_text_on_its_screen_is_not_ours(tmp_path: Path) -> None:
     assert isinstance(read_image(saved(ultrasound(picture), tmp_path / "a.dcm")), SourceImage)
     assert not bears_our_title(np.zeros((300, 300), np.uint8))
     assert not bears_our_title(np.full((300, 300), 255, np.uint8))
+
+
+def test_the_quick_look_for_the_title_misses_none_that_the_full_search_finds() -> None:
+    """At each size and place, on lifted and bent greys, after JPEG: the half-size search only saves time."""
+    rng, compared = np.random.default_rng(5), 0
+    for _ in range(150):
+        cap = int(rng.integers(MIN_CAP, 16))
+        words = burned_in._title(cap)
+        picture = speckle(360, 520).astype(np.float32) * rng.uniform(0.2, 1.0)
+        y, x = int(rng.integers(10, 60)), int(rng.integers(10, 500 - words.shape[1]))
+        rows, columns = slice(y, y + words.shape[0]), slice(x, x + words.shape[1])
+        picture[y - 6 : rows.stop + 6, x - 6 : columns.stop + 6] = 0
+        picture[rows, columns] = words
+        lift = rng.choice([0, 80, 160])
+        picture = lift + picture * rng.uniform(0.3, 1.0) * (255 - lift) / 255
+        picture = 255 * (picture / 255) ** rng.uniform(0.5, 1.8)
+        _, jpeg = cv2.imencode(".jpg", picture.round(), [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 95))])
+        shown = np.ascontiguousarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE)[:180])
+        if burned_in._shows(shown, cap):
+            compared += 1
+            assert burned_in._may_show(burned_in._half(shown), cap), (cap, y, x, lift)
+    assert compared > 100
 
 
 def test_synthetic_data_of_others_is_left_alone_by_another_name(tmp_path: Path) -> None:

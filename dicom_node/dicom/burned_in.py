@@ -21,6 +21,9 @@ _WORDS = "AI SYNTHETIC"
 _ALIKE = 0.6
 """Correlation from which it is our title. The letters themselves reach 0.99, after JPEG at quality 75 more
 than 0.9; the text on real screens and on 646 breast images stays below 0.3."""
+_ALIKE_SMALL = 0.3
+"""Correlation at half the size from which it is worth looking closer. Of 7,369 titles that reach `_ALIKE`,
+lifted, dimmed, bent by gamma and compressed by chance, all reach it too; breast images hardly ever do."""
 _UPPER = 0.5
 """Share of the picture, from the top, in which titles lie."""
 
@@ -30,7 +33,21 @@ def bears_our_title(grey: Bytes) -> bool:
     largest = max(MIN_CAP, ceil(SMALL_SHARE * min(grey.shape)))
     upper = np.ascontiguousarray(grey[: ceil(_UPPER * grey.shape[0])])
     # All of it: contrast cannot say beforehand where to look, JPEG on a lifted ground makes letters flat.
-    return any(_shows(upper, cap) for cap in range(MIN_CAP, largest + 1))
+    small = _half(upper)
+    return any(_may_show(small, cap) and _shows(upper, cap) for cap in range(MIN_CAP, largest + 1))
+
+
+def _may_show(small: Bytes, cap_px: int) -> bool:
+    """Look for the words in a picture of half the size, at a fraction of the cost; it may say yes in vain."""
+    return any(_may_hold(small, words) for words in _small_titles(cap_px))
+
+
+def _may_hold(small: Bytes, words: Bytes) -> bool:
+    if words.shape[0] > small.shape[0] or words.shape[1] > small.shape[1]:
+        return True
+    alike = float(cv2.matchTemplate(small, words, cv2.TM_CCOEFF_NORMED).max())
+    # Where the picture is flat the quotient may be anything, no number too: then look closer.
+    return not alike < _ALIKE_SMALL
 
 
 def _shows(picture: Bytes, cap_px: int) -> bool:
@@ -52,3 +69,25 @@ def _title(cap_px: int) -> Bytes:
     inked = np.argwhere(drawn > 0)
     (top, left), (bottom, right) = inked.min(axis=0), inked.max(axis=0) + 1
     return np.ascontiguousarray(drawn[top:bottom, left:right])
+
+
+@lru_cache(maxsize=64)
+def _small_titles(cap_px: int) -> tuple[Bytes, Bytes]:
+    """The words at half their size, as grids of halves cut them that begin at an even and an odd column.
+
+    Their strokes stand, so a pixel across matters and one down does not: rows are a mean of both grids.
+    """
+    words = np.pad(_title(cap_px), 2)
+    even = np.pad(words, [(0, side % 2) for side in words.shape])
+
+    def cut(column: int) -> Bytes:
+        both = [_half(np.roll(even, (row, column), (0, 1))) for row in (0, 1)]
+        return np.ascontiguousarray(np.mean(both, axis=0).round().astype(np.uint8)[1:-1, 1:-1])
+
+    return cut(0), cut(1)
+
+
+def _half(picture: Bytes) -> Bytes:
+    height, width = (max(1, side // 2) for side in picture.shape)
+    whole = picture[: 2 * height, : 2 * width]
+    return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
