@@ -20,7 +20,8 @@ import yaml
 from dicom_node.cli.access import person
 from dicom_node.core.delivery import DeliveryState
 from dicom_node.demo.archive import start_archive
-from dicom_node.network.scu import Outgoing, RemoteAE, send
+from dicom_node.network.requestor import RemoteAE
+from dicom_node.network.scu import Outgoing, send
 from dicom_node.store.results import Parcel
 from dicom_node.telemetry.audit_message import AuditKind
 from dicom_node.work import audited as work_audited

@@ -27,8 +27,8 @@ from dicom_node.core.errors import DestinationUnreachable
 from dicom_node.demo.archive import RunningArchive, start_archive
 from dicom_node.demo.child import Child, ProgramNotStarted, free_ports
 from dicom_node.demo.orthanc import find_orthanc
-from dicom_node.network.reactor import steady_reactor
 from peers.dcmtk import DcmtkFailed, dcmsend, echoscu, findscu, storescu
+from peers.reactor import steady_reactor
 from peers.still import breast_still, write
 
 pytest_plugins = ["peers.fixtures"]

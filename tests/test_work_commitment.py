@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 import rows
 from dicom_node.core.delivery import DeliveryEvent
 from dicom_node.core.job import JobKind, JobState, RetryPolicy
-from dicom_node.network.scu import RemoteAE
+from dicom_node.network.requestor import RemoteAE
 from dicom_node.store.database import open_existing_database
 from dicom_node.store.files import Layout
 from dicom_node.store.jobs import NewJob, enqueue

@@ -32,7 +32,7 @@ from dicom_node.core.identity import is_ae_title
 
 if TYPE_CHECKING:
     from dicom_node.network.probe import Offer
-    from dicom_node.network.scu import RemoteAE
+    from dicom_node.network.requestor import RemoteAE
     from dicom_node.network.tls import Agreed
 
 _ADDRESS = re.compile(r"(?P<title>[^@]+)@(?P<host>.+):(?P<port>[0-9]{1,5})")
@@ -170,7 +170,7 @@ def _destination(name: str, config: Path) -> RemoteAE:
 
 
 def _address(to: str, calling: str) -> RemoteAE:
-    from dicom_node.network.scu import RemoteAE
+    from dicom_node.network.requestor import RemoteAE
 
     address = _ADDRESS.fullmatch(to)
     if not address or not is_ae_title(address["title"]) or not 0 < int(address["port"]) < 65536:

@@ -9,20 +9,18 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from pydicom import Dataset
-from pynetdicom import AE, evt
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from dicom_node.core.errors import DestinationUnreachable, QueryRefused
 from dicom_node.demo.builtin import BuiltinArchive, stored_path
-from dicom_node.demo.child import Child, ProgramNotStarted, free_ports, is_listening
+from dicom_node.demo.child import Child, ProgramNotStarted, free_ports
 from dicom_node.demo.orthanc import Modality, OrthancServer, OrthancSettings, find_orthanc, orthanc_version
-from dicom_node.network.adapter import send_at_once
-from dicom_node.network.reactor import steady_reactor
+from dicom_node.network.query import find, open_to_query
+from dicom_node.network.requestor import RemoteAE, Requestor
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +30,7 @@ DEMO_CALLERS = ("EMODE", "SCANNER")
 
 _ASKER = "DEMO_ASKER"
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-_PENDING = (0xFF00, 0xFF01)
+_CONNECT_S, _ANSWER_S = 10.0, 60.0
 
 
 class RunningArchive:
@@ -59,27 +57,19 @@ class RunningArchive:
     def sop_instance_uids(self, study_instance_uid: str = "") -> set[str]:
         """What it lists over C-FIND, in one study or in all.
 
-        Raises DestinationUnreachable or QueryRefused.
+        Raises QueryRefused, or what `open_association` raises.
         """
-        where = f"{self.kind} archive at {self.host}:{self.port}"
-        # pynetdicom 3.0.4 never closes the socket of a connection that was refused.
-        if not is_listening(self.port):
-            raise DestinationUnreachable(where)
-        ae = AE(ae_title=_ASKER)
-        ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
-        handlers = [(evt.EVT_CONN_OPEN, send_at_once), (evt.EVT_CONN_OPEN, steady_reactor)]
-        association = ae.associate(self.host, self.port, ae_title=self.aet, evt_handlers=handlers)
-        if not association.is_established:
-            raise DestinationUnreachable(where)
-        try:
+        remote = RemoteAE(
+            f"{self.kind} archive", self.aet, self.host, self.port, _ASKER, _CONNECT_S, _ANSWER_S
+        )
+        with open_to_query(remote) as association:
+            ask = partial(_find, remote, association)
             found: set[str] = set()
             # Study Root without relational queries: every level names all levels above (PS3.4 C.4.1.2).
-            for study in _find(association, "STUDY", study_instance_uid):
-                for series in _find(association, "SERIES", study, ""):
-                    found |= set(_find(association, "IMAGE", study, series, ""))
+            for study in ask("STUDY", study_instance_uid):
+                for series in ask("SERIES", study, ""):
+                    found |= set(ask("IMAGE", study, series, ""))
             return found
-        finally:
-            association.release()
 
     def count(self, study_instance_uid: str = "") -> int:
         """How many instances it lists."""
@@ -175,23 +165,14 @@ def _announced_port(printed: Path) -> int | None:
     return None
 
 
-def _find(association: object, level: str, *uids: str) -> list[str]:
+def _find(remote: RemoteAE, association: Requestor, level: str, *uids: str) -> list[str]:
     """The UIDs at `level`, below the UIDs that are given; the last of `uids` may be empty: all."""
     query = Dataset()
     query.QueryRetrieveLevel = level
     for keyword, uid in zip(_UIDS, uids, strict=False):
         setattr(query, keyword, uid)
     wanted = _UIDS[len(uids) - 1]
-    found: list[str] = []
-    answers = association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)  # type: ignore[attr-defined]
-    for status, identifier in answers:
-        code = status.get("Status") if status else None
-        if code in _PENDING:
-            found.append(str(identifier[wanted].value))
-        elif code != 0x0000:
-            said = "nothing" if code is None else f"0x{code:04X}"
-            raise QueryRefused(f"C-FIND at {level} level was answered with {said}")
-    return found
+    return [str(match[wanted].value) for match in find(remote, association, query)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

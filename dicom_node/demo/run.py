@@ -27,7 +27,8 @@ from dicom_node.demo.sheet import SheetRow, contact_sheet
 from dicom_node.demo.study import DemoImage, read_study, write_demo_study
 from dicom_node.dicom.reading import read_image
 from dicom_node.dicom.skip import Skip
-from dicom_node.network.scu import Outgoing, RemoteAE, Sent, send
+from dicom_node.network.requestor import RemoteAE
+from dicom_node.network.scu import Outgoing, Sent, send
 from dicom_node.node.models import models_of
 from dicom_node.node.values import appearance_of, layout_of, read_limits_of
 from dicom_node.store import overview

@@ -7,15 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
-
-from pynetdicom import evt
 
 from dicom_node.core.image import Arrival
 from dicom_node.telemetry.audit_message import Actor, AuditEvent, AuditKind, ObjectKind, Outcome, Part, Thing
 from dicom_node.telemetry.audit_trail import AuditTrail
-
-Handlers = list[tuple[Any, Callable[[evt.Event], None]]]
 
 _TELL_AFTER = 500
 """Instances of one association after which it is told what came so far; it may stay open for days."""
@@ -135,24 +130,42 @@ class IncomingAudit:
         self._trail.record(AuditEvent(kind, now, actors, outcome=Outcome.SERIOUS, words=words))
 
 
-def outgoing_handlers(
-    trail: AuditTrail, *, calling: str, called: str, address: str, clock: Callable[[], datetime] = _now
-) -> Handlers:
-    """For an association that we open."""
-    actors = (
-        Actor(calling, Part.PEER, requestor=True, also="courier"),
-        Actor(called, Part.PEER, address=address),
-    )
+class OutgoingAudit:
+    """One association that we open."""
 
-    def tell(kind: AuditKind, outcome: Outcome) -> Callable[[evt.Event], None]:
-        return lambda event: trail.record(AuditEvent(kind, clock(), actors, outcome=outcome))
+    def __init__(
+        self,
+        trail: AuditTrail,
+        *,
+        calling: str,
+        called: str,
+        address: str,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        """Report to `trail`."""
+        self._trail, self._clock = trail, clock
+        self._actors = (
+            Actor(calling, Part.PEER, requestor=True, also="courier"),
+            Actor(called, Part.PEER, address=address),
+        )
 
-    return [
-        (evt.EVT_ESTABLISHED, tell(AuditKind.ASSOCIATION_ACCEPTED, Outcome.SUCCESS)),
-        (evt.EVT_REJECTED, tell(AuditKind.ASSOCIATION_REJECTED, Outcome.MINOR)),
-        (evt.EVT_RELEASED, tell(AuditKind.ASSOCIATION_RELEASED, Outcome.SUCCESS)),
-        (evt.EVT_ABORTED, tell(AuditKind.ASSOCIATION_ABORTED, Outcome.MINOR)),
-    ]
+    def established(self) -> None:
+        """It began."""
+        self._tell(AuditKind.ASSOCIATION_ACCEPTED, Outcome.SUCCESS)
+
+    def rejected(self) -> None:
+        """The peer did not want it."""
+        self._tell(AuditKind.ASSOCIATION_REJECTED, Outcome.MINOR)
+
+    def ended(self, *, released: bool) -> None:
+        """It ended, in order or not."""
+        if released:
+            self._tell(AuditKind.ASSOCIATION_RELEASED, Outcome.SUCCESS)
+        else:
+            self._tell(AuditKind.ASSOCIATION_ABORTED, Outcome.MINOR)
+
+    def _tell(self, kind: AuditKind, outcome: Outcome) -> None:
+        self._trail.record(AuditEvent(kind, self._clock(), self._actors, outcome=outcome))
 
 
 def studies_of(counts: Counter[tuple[str, str]]) -> list[Thing]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
-from pynetdicom import evt
+from pydicom.uid import UID
+from pynetdicom.dsutils import decode, encode
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
@@ -19,12 +22,13 @@ from dicom_node.core.errors import (
     CommitmentDelayed,
     CommitmentRefused,
     DestinationAborted,
+    DestinationSilent,
     NodeError,
     NoPresentationContext,
 )
 from dicom_node.dicom.services import StatusKind, status_kind, status_text
-from dicom_node.network.adapter import is_answer_to_report
-from dicom_node.network.scu import RemoteAE, open_association
+from dicom_node.network.command import Command, n_action_request
+from dicom_node.network.requestor import RemoteAE, open_association
 from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
@@ -68,46 +72,40 @@ def request_commitment(
     Raises CommitmentRefused or CommitmentDelayed with the archive's words, DestinationAborted if there is no
     answer (it may report all the same), and what `open_association` raises.
     """
-    came = threading.Event()
+    came = False
 
-    def answered(event: evt.Event) -> None:
-        if is_answer_to_report(event):
-            came.set()
+    def serve(command: Command, data_set: bytes) -> int:
+        nonlocal came
+        came = True
+        return answer_report(_request_of(command, data_set, syntax, remote.host), take, remote.ae_title)
 
-    handlers = [
-        (
-            evt.EVT_N_EVENT_REPORT,
-            lambda event: (answer_report(_request_of(event), take, remote.ae_title), None),
-        ),
-        (evt.EVT_DIMSE_SENT, answered),
-    ]
     try:
-        association = open_association(remote, [build_context(StorageCommitmentPushModel)], handlers)
+        association = open_association(remote, [build_context(StorageCommitmentPushModel)], serve)
     except NoPresentationContext as error:
         raise CommitmentRefused(f"{remote}: does not offer storage commitment; {_advice(remote)}") from error
-    try:
-        answer, _ = association.send_n_action(
-            _information(transaction_uid, instances),
-            _REQUEST,
-            StorageCommitmentPushModel,
-            StorageCommitmentPushModelInstance,
+    with association:
+        context_id = association.context_of(StorageCommitmentPushModel) or 0
+        syntax = UID(association.contexts[context_id].transfer_syntax)
+        information = encode(
+            _information(transaction_uid, instances), syntax.is_implicit_VR, syntax.is_little_endian
         )
-        if "Status" not in answer:
-            raise DestinationAborted(f"{remote}: no answer to the request for storage commitment")
-        _judge(remote, int(answer.Status))
+        assert information is not None, "UIDs alone can always be written"
+        request = partial(
+            n_action_request,
+            sop_class_uid=StorageCommitmentPushModel,
+            sop_instance_uid=StorageCommitmentPushModelInstance,
+            action=_REQUEST,
+        )
+        try:
+            reply = association.ask(context_id, request, (BytesIO(information), len(information)))
+        except DestinationSilent as error:
+            raise DestinationAborted(f"{remote}: no answer to the request for storage commitment") from error
+        _judge(remote, reply.answer.status)
         deadline = time.monotonic() + stay_s
-        while (
-            association.is_established
-            and time.monotonic() < deadline
-            and not came.wait(_LOOK_EVERY_S)
-            and not enough()
-        ):
-            pass
-    except (RuntimeError, ValueError) as error:  # the association ended under us
-        raise DestinationAborted(f"{remote}: {type(error).__name__} while asking") from error
-    finally:
-        if association.is_established:
-            association.release()
+        # How the association ends does not matter now: a report can come on another as well.
+        with suppress(DestinationAborted, DestinationSilent):
+            while not came and not enough() and time.monotonic() < deadline:
+                association.listen(_LOOK_EVERY_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +145,12 @@ def answer_report(request: ReportRequest, take: TakeReport, sender: str) -> int:
     return status
 
 
-def _request_of(event: evt.Event) -> ReportRequest:
+def _request_of(command: Command, data_set: bytes, syntax: UID, address: str) -> ReportRequest:
     return ReportRequest(
-        sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
-        event_type=int(event.event_type),
-        information=lambda: event.event_information,
-        address=str(event.assoc.remote.get("address")),
+        sop_instance_uid=command.sop_instance_uid,
+        event_type=command.event_type or 0,
+        information=lambda: decode(BytesIO(data_set), syntax.is_implicit_VR, syntax.is_little_endian),
+        address=address,
     )
 
 

@@ -13,7 +13,10 @@ from dicom_node.network.command import (
     C_ECHO_RQ,
     C_STORE_RQ,
     N_EVENT_REPORT_RQ,
+    Answer,
     Command,
+    is_answer,
+    read_answer,
     read_command,
 )
 from dicom_node.network.pdu import IS_COMMAND, IS_LAST, Fragment
@@ -146,3 +149,61 @@ def _require_possible(command: Command, context: Context) -> None:
     lacks_event = command.event_type is None and served == N_EVENT_REPORT_RQ
     if command.message_id is None or not command.sop_class_uid or lacks_instance or lacks_event:
         raise BrokenRule("request-incomplete")
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message on an association that we opened: an answer, or a request of the peer's."""
+
+    context_id: int
+    command: Answer | Command
+    data_set: bytes
+
+
+class Mailbox:
+    """Puts together the messages that come on an association that we opened: small, and kept in memory."""
+
+    def __init__(self) -> None:
+        """Wait for a message."""
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._context_id: int | None = None
+        self._command_set = bytearray()
+        self._command: Answer | Command | None = None
+        self._data_set = bytearray()
+
+    def take(self, fragment: Fragment) -> Letter | None:
+        """Take one fragment; return the message that it completes. Raises BrokenRule."""
+        if self._context_id is None:
+            self._context_id = fragment.context_id
+        if fragment.context_id != self._context_id:
+            raise BrokenRule("contexts-mixed")
+        if fragment.control & IS_COMMAND:
+            return self._take_command(fragment)
+        return self._take_data(fragment)
+
+    def _take_command(self, fragment: Fragment) -> Letter | None:
+        if self._command is not None:
+            raise BrokenRule("command-inside-data-set")
+        self._command_set += fragment.some
+        if len(self._command_set) > LONGEST_COMMAND_SET:
+            raise BrokenRule("command-set-too-long")
+        if not fragment.control & IS_LAST:
+            return None
+        encoded = self._command_set
+        self._command = read_answer(encoded) if is_answer(encoded) else read_command(encoded)
+        return None if self._command.has_data_set else self._whole(self._command)
+
+    def _take_data(self, fragment: Fragment) -> Letter | None:
+        if self._command is None:
+            raise BrokenRule("data-set-before-command")
+        self._data_set += fragment.some
+        if len(self._data_set) > LONGEST_DATA_SET:
+            raise BrokenRule("data-set-too-long")
+        return self._whole(self._command) if fragment.control & IS_LAST else None
+
+    def _whole(self, command: Answer | Command) -> Letter:
+        letter = Letter(self._context_id or 0, command, bytes(self._data_set))
+        self._begin_anew()
+        return letter

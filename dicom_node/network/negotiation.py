@@ -1,4 +1,4 @@
-"""The A-ASSOCIATE exchange of an association that a peer opens (PS3.8 7.1): what it asks, what it gets.
+"""The A-ASSOCIATE exchange (PS3.8 7.1): what one side asks, what the other gives.
 
 PDUs are read and written, and presentation contexts negotiated, by pynetdicom.
 """
@@ -58,6 +58,64 @@ def offer(
     return context
 
 
+def association_request(
+    calling: str, called: str, contexts: Sequence[PresentationContext], longest_pdu: int
+) -> bytes:
+    """The A-ASSOCIATE-RQ of an association that we open.
+
+    contexts     proposed under 1, 3, 5, ... (PS3.8 9.3.2.2)
+    longest_pdu  the longest P-DATA-TF that we ask for.
+    """
+    for number, context in enumerate(contexts):
+        context.context_id = 2 * number + 1
+    request = A_ASSOCIATE()
+    request.application_context_name = UID(APPLICATION_CONTEXT_NAME)
+    request.calling_ae_title, request.called_ae_title = calling, called
+    request.presentation_context_definition_list = list(contexts)
+    request.user_information = _about_us(longest_pdu)
+    pdu = A_ASSOCIATE_RQ()
+    pdu.from_primitive(request)
+    return bytes(pdu.encode())
+
+
+def read_acceptance(
+    encoded: bytes, proposed: Iterable[PresentationContext]
+) -> tuple[dict[int, Context], int]:
+    """What an A-ASSOCIATE-AC agrees to, and the longest PDU of who sent it; raises BrokenRule."""
+    asked = {context.context_id: context for context in proposed}
+    agreed: dict[int, Context] = {}
+    try:
+        pdu = A_ASSOCIATE_AC()
+        pdu.decode(encoded)
+        primitive = pdu.to_primitive()
+        for result in primitive.presentation_context_definition_results_list:
+            ours = asked.get(result.context_id)
+            # What was not proposed cannot be agreed to, whatever the peer says.
+            if ours and result.result == _ACCEPTED and result.transfer_syntax[0] in ours.transfer_syntax:
+                agreed[int(result.context_id)] = Context(
+                    str(ours.abstract_syntax), str(result.transfer_syntax[0])
+                )
+        return agreed, _longest_of(primitive)
+    except Exception as error:  # pynetdicom raises what it likes
+        raise BrokenRule("association-answer-unreadable") from error
+
+
+def read_rejection(encoded: bytes) -> str:
+    """What an A-ASSOCIATE-RJ says: result, source and reason in the words of PS3.8 9.3.4."""
+    try:
+        pdu = A_ASSOCIATE_RJ()
+        pdu.decode(encoded)
+        return f"{pdu.result_str}, {pdu.source_str}, {pdu.reason_str}"
+    except Exception as error:
+        raise BrokenRule("association-answer-unreadable") from error
+
+
+def _longest_of(primitive: A_ASSOCIATE) -> int:
+    """What a peer takes in one P-DATA-TF; 0 is anything."""
+    items = (item for item in primitive.user_information if isinstance(item, MaximumLengthNotification))
+    return next((int(item.maximum_length_received) for item in items), 0)
+
+
 class AssociationRequest:
     """An A-ASSOCIATE-RQ that could be read."""
 
@@ -70,9 +128,7 @@ class AssociationRequest:
             # None for titles of nothing but spaces, or that are not ASCII.
             self.calling_ae_title = (self._primitive.calling_ae_title or "").strip()
             self.called_ae_title = (self._primitive.called_ae_title or "").strip()
-            items = {type(item): item for item in self._primitive.user_information}
-            longest = items.get(MaximumLengthNotification)
-            self.longest_pdu = int(longest.maximum_length_received) if longest else 0
+            self.longest_pdu = _longest_of(self._primitive)
         except Exception as error:  # pynetdicom raises what it likes
             raise BrokenRule("association-request-unreadable") from error
 

@@ -8,17 +8,24 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from dicom_node.network.rules import BrokenRule
 
 A_ASSOCIATE_RQ = 0x01
+A_ASSOCIATE_AC = 0x02
+A_ASSOCIATE_RJ = 0x03
 P_DATA_TF = 0x04
 A_RELEASE_RQ = 0x05
+A_RELEASE_RP = 0x06
 A_ABORT = 0x07
 
+RELEASE_REQUEST = bytes.fromhex("050000000004 00000000")
 RELEASE_RESPONSE = bytes.fromhex("060000000004 00000000")
 ABORT_BY_PROVIDER = bytes.fromhex("070000000004 00000200")
 """PS3.8 9.3.8: source 2, the service provider; reason 0, not specified."""
+ABORT_BY_USER = bytes.fromhex("070000000004 00000000")
+"""PS3.8 9.3.8: source 0, the service user."""
 
 _HEADER = struct.Struct(">BxL")
 _ITEM = struct.Struct(">LBB")
@@ -30,6 +37,10 @@ _LEAST_DATA = 1 << 18
 _MOST_FRAGMENTS = 1024
 _FIRST_BUFFER = 1 << 14
 _DRAIN_S = 1.0
+_ANY_LENGTH = 1 << 17
+"""Bytes of a P-DATA-TF for a peer that takes any."""
+_SENT_AT_ONCE = 1 << 18
+"""Bytes of a data set that are handed to the socket together."""
 
 IS_COMMAND, IS_LAST = 0x01, 0x02
 
@@ -66,23 +77,26 @@ class PduReader:
         self._buffer = bytearray(_FIRST_BUFFER)
         self._start = self._end = 0
 
-    def read(self) -> tuple[int, memoryview]:
+    def read(self, within_s: float | None = None) -> tuple[int, memoryview]:
         """The next PDU as (type, body); the body is a view that holds until the next call.
+
+        within_s  instead of `idle_timeout_s`. After PeerSilent the next call goes on where this one ended.
 
         Raises PeerGone, PeerSilent, BrokenRule for a type or a length that no peer may send.
         """
-        self._have(_HEADER.size)
+        limit_s = self._idle_timeout_s if within_s is None else within_s
+        self._have(_HEADER.size, limit_s)
         kind, length = _HEADER.unpack_from(self._buffer, self._start)
         if kind not in _KNOWN:
             raise BrokenRule("pdu-unknown")
         if length > (self._longest_data if kind == P_DATA_TF else _LONGEST_OTHER):
             raise BrokenRule("pdu-too-long")
-        self._have(_HEADER.size + length)
+        self._have(_HEADER.size + length, limit_s)
         first = self._start + _HEADER.size
         self._start = first + length
         return kind, memoryview(self._buffer)[first : self._start]
 
-    def _have(self, wanted: int) -> None:
+    def _have(self, wanted: int, limit_s: float) -> None:
         """Return when so many bytes of the PDU that comes next are in the buffer."""
         if self._end - self._start >= wanted:
             return
@@ -95,7 +109,7 @@ class PduReader:
                 self._buffer = bytearray(2 * wanted)
             self._buffer[: len(rest)] = rest
             self._start, self._end = 0, len(rest)
-        deadline = time.monotonic() + self._idle_timeout_s
+        deadline = time.monotonic() + limit_s
         room = memoryview(self._buffer)
         while self._end - self._start < wanted:
             left = deadline - time.monotonic()
@@ -139,6 +153,34 @@ def command_pdus(context_id: int, command_set: bytes, longest: int) -> bytes:
         out += _HEADER.pack(P_DATA_TF, len(some) + _ITEM.size)
         out += _ITEM.pack(len(some) + 2, context_id, control) + some
     return bytes(out)
+
+
+def data_pdus(context_id: int, source: BinaryIO, size: int, longest: int) -> Iterator[memoryview]:
+    """A data set of `size` bytes as P-DATA-TF PDUs, read straight to where they are sent from.
+
+    longest  maximum length of the peer (0: any).
+
+    Each view holds until the next is asked for, and has some PDUs. Raises EOFError if the source ends early.
+    """
+    step = max(2, (longest or _ANY_LENGTH) - _ITEM.size) & ~1  # fragments have an even length (PS3.8 E.2)
+    frame = _HEADER.size + _ITEM.size
+    buffer = memoryview(bytearray(max(1, _SENT_AT_ONCE // step) * (frame + step)))
+    left, at = size, 0
+    while left:
+        count = min(step, left)
+        left -= count
+        _HEADER.pack_into(buffer, at, P_DATA_TF, count + _ITEM.size)
+        _ITEM.pack_into(buffer, at + _HEADER.size, count + 2, context_id, 0 if left else IS_LAST)
+        at += frame
+        end = at + count
+        while at < end:
+            got = source.readinto(buffer[at:end])  # type: ignore[attr-defined]
+            if not got:
+                raise EOFError
+            at += got
+        if not left or at + frame + step > len(buffer):
+            yield buffer[:at]
+            at = 0
 
 
 def see_off(connected: socket.socket) -> None:

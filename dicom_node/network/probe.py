@@ -7,7 +7,6 @@ import uuid
 from dataclasses import dataclass
 
 from pydicom.uid import UID
-from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
@@ -17,9 +16,10 @@ from pynetdicom.sop_class import (
 
 from dicom_node.core.errors import DestinationUnreachable, NodeError, NoPresentationContext
 from dicom_node.dicom.services import RETURNED_CLASSES, TRANSFER_SYNTAXES_OUT, status_text
+from dicom_node.network.command import c_echo_request
 from dicom_node.network.qido import QidoServer, answers_qido
 from dicom_node.network.query import listed_instances
-from dicom_node.network.scu import RemoteAE, open_association
+from dicom_node.network.requestor import RemoteAE, Requestor, open_association
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +83,10 @@ def probe(remote: RemoteAE, qido: QidoServer | None) -> Offer:
         return Offer(Offered(False, str(error)), _NOT_ASKED, qido=by_web)
     except NodeError as error:
         return Offer(Offered(True, "yes"), Offered(False, str(error)), qido=by_web)
-    try:
-        accepted = {
-            (str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts
-        }
+    with association:
+        accepted = {(c.abstract_syntax, c.transfer_syntax) for c in association.contexts.values()}
         classes = {sop_class for sop_class, _ in accepted}
         echo = _echo(association) if Verification in classes else Offered(False, "not accepted")
-    finally:
-        if association.is_established:
-            association.release()
     return Offer(
         reachable=Offered(True, "yes"),
         association=Offered(True, "accepted"),
@@ -107,13 +102,15 @@ _NO_CONTEXT = Offered(False, "presentation context not accepted")
 _COMMITS = Offered(True, "presentation context accepted; the first request shows whether it lets us ask")
 
 
-def _echo(association: Association) -> Offered:
+def _echo(association: Requestor) -> Offered:
     started = time.monotonic()
-    status = association.send_c_echo()
-    if "Status" not in status:
+    context_id = association.context_of(Verification) or 0
+    try:
+        reply = association.ask(context_id, lambda number: c_echo_request(number, Verification))
+    except NodeError:
         return Offered(False, "no answer")
-    if status.Status != 0x0000:
-        return Offered(False, status_text(status.Status))
+    if reply.answer.status != 0x0000:
+        return Offered(False, status_text(reply.answer.status))
     return Offered(True, f"answered in {time.monotonic() - started:.3f} s")
 
 
@@ -129,7 +126,7 @@ def _storage(accepted: set[tuple[str, str]]) -> Offered:
 def _find(remote: RemoteAE) -> Offered:
     nobody = (f"2.25.{uuid.uuid4().int}", f"2.25.{uuid.uuid4().int}")
     try:
-        found = listed_instances(remote, {nobody})[nobody]
+        found = listed_instances(remote, {nobody: set()})[nobody]
     except NodeError as error:
         found = error
     return Offered(False, str(found)) if isinstance(found, NodeError) else Offered(True, "answers")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -35,15 +35,15 @@ class QidoServer:
 
 
 def instances_by_qido(
-    server: QidoServer, series: set[tuple[str, str]]
+    server: QidoServer, wanted: Mapping[tuple[str, str], set[str]]
 ) -> dict[tuple[str, str], set[str] | NodeError]:
-    """What the archive lists for each (study, series); one that fails does not take the others along.
+    """What the archive lists for each (study, series) of `wanted`; one that fails takes no other along.
 
     Raises what `Secret.read` raises.
     """
     client = _client(server)
     found: dict[tuple[str, str], set[str] | NodeError] = {}
-    for pair in sorted(series):
+    for pair in sorted(wanted):
         try:
             with _errors_of(server):
                 found[pair] = _listed(client, *pair)

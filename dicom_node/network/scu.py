@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-import threading
+import os
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import UID
-from pynetdicom import evt
-from pynetdicom.association import Association
+from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
 
 from dicom_node.core import faults
 from dicom_node.core.errors import (
-    AssociationUnanswered,
-    DestinationAborted,
     DestinationBusy,
     DestinationRefused,
-    DestinationRejected,
-    DestinationSilent,
-    DestinationUnreachable,
     FileUnreadable,
     NodeError,
     NoPresentationContext,
     NotTried,
-    TlsFailed,
+    ObjectUnreadable,
 )
 from dicom_node.dicom.header import read_header
+from dicom_node.dicom.part10 import dataset_offset
 from dicom_node.dicom.redaction import redacted
 from dicom_node.dicom.services import (
     TRANSFER_SYNTAXES_OUT,
@@ -44,42 +40,13 @@ from dicom_node.dicom.services import (
     status_kind,
     status_text,
 )
-from dicom_node.network.adapter import (
-    application_entity,
-    close_socket,
-    limit_silence,
-    send_from_files,
-    transport_of,
-)
-from dicom_node.network.audit import Handlers, outgoing_handlers
-from dicom_node.network.reactor import steady_reactor
-from dicom_node.network.tls import Agreed, ClientTls, agreed_on, call, words_for
-from dicom_node.telemetry.audit_trail import NO_AUDIT, AuditTrail
+from dicom_node.network.command import Answer, c_echo_request, c_store_request
+from dicom_node.network.requestor import RemoteAE, Requestor, open_association
+from dicom_node.network.tls import Agreed
 
-_MAX_PDU = 131072
 _MAX_COMMENT = 64  # (0000,0902) is LO
 _MAX_OFFENDING = 8
 _MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers from 1 to 255
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteAE:
-    """Somebody we open associations to."""
-
-    name: str
-    ae_title: str
-    host: str
-    port: int
-    calling_ae_title: str
-    connect_timeout_s: float
-    answer_timeout_s: float
-    tls: ClientTls | None = None
-    """None: plain DICOM."""
-    trail: AuditTrail = field(default=NO_AUDIT, compare=False, repr=False)
-
-    def __str__(self) -> str:
-        over = " over TLS" if self.tls else ""
-        return f"{self.name} ({self.ae_title} at {self.host}:{self.port}{over})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,72 +85,6 @@ class Sent:
         return f'{said}; it wrote: "{self.comment}"' if self.comment else said
 
 
-def open_association(
-    remote: RemoteAE, contexts: list[PresentationContext], handlers: Sequence[tuple[Any, ...]] = ()
-) -> Association:
-    """Associate; `handlers` are pynetdicom's (event, function) for what the peer asks of us.
-
-    Raises DestinationUnreachable (TlsFailed if that is why), DestinationRejected, AssociationUnanswered or
-    NoPresentationContext; and CertificateUnusable and its like if our own files are not in order.
-    """
-    secured = call(remote.tls) if remote.tls else None
-    ae = application_entity(remote.calling_ae_title)
-    ae.connection_timeout = remote.connect_timeout_s
-    ae.acse_timeout = remote.connect_timeout_s
-    ae.dimse_timeout = remote.answer_timeout_s
-    ae.network_timeout = remote.answer_timeout_s
-    connected = threading.Event()
-    association = ae.associate(
-        remote.host,
-        remote.port,
-        contexts=contexts,
-        ae_title=remote.ae_title,
-        max_pdu=_MAX_PDU,
-        tls_args=(secured, remote.tls.server_name) if remote.tls else None,
-        evt_handlers=[
-            (evt.EVT_CONN_OPEN, limit_silence, [remote.answer_timeout_s]),
-            (evt.EVT_CONN_OPEN, steady_reactor),
-            (evt.EVT_CONN_OPEN, lambda event: connected.set()),
-            *_audited(remote),
-            *handlers,
-        ],
-    )
-    if association.is_established:
-        return association
-    close_socket(association)
-    if secured is not None:
-        secured.close()
-    if secured is not None and secured.is_why and not association.is_rejected:
-        raise TlsFailed(f"{remote}: {words_for(secured.reason)}")
-    raise _why_not(remote, association, connected=connected.is_set())
-
-
-def _audited(remote: RemoteAE) -> Handlers:
-    return outgoing_handlers(
-        remote.trail, calling=remote.calling_ae_title, called=remote.ae_title, address=remote.host
-    )
-
-
-def _why_not(remote: RemoteAE, association: Association, *, connected: bool) -> NodeError:
-    answer = association.acceptor.primitive
-    if association.is_rejected:
-        return DestinationRejected(
-            f"{remote}: {answer.result_str}, {answer.source_str}, {answer.reason_str}; "
-            f"check the AE titles and whether it knows {remote.calling_ae_title}"
-        )
-    if answer is not None and answer.result == 0x00:
-        # It took the association and none of what we propose; pynetdicom then aborts by itself.
-        return NoPresentationContext(f"{remote}: none of them; ask its administrator to accept them")
-    if connected:
-        trusts = ", whether it trusts our certificate" if remote.tls else ""
-        return AssociationUnanswered(
-            f"{remote}: it closed the connection, or said nothing for {remote.connect_timeout_s:g} s; check "
-            f"the AE titles, whether it knows {remote.calling_ae_title}{trusts}, and whether the port speaks "
-            "DICOM"
-        )
-    return DestinationUnreachable(f"{remote}: no connection; check host, port and firewall")
-
-
 @dataclass(frozen=True, slots=True)
 class Echoed:
     """An answered C-ECHO: how long it took, association included, and what protected it."""
@@ -195,17 +96,12 @@ class Echoed:
 def echo(remote: RemoteAE) -> Echoed:
     """C-ECHO."""
     started = time.monotonic()
-    association = open_association(remote, [build_context(Verification)])
-    agreed = agreed_on(transport_of(association))
-    try:
-        status = association.send_c_echo()
-    finally:
-        association.release()
-    if "Status" not in status:
-        raise DestinationAborted(f"{remote}: no answer to C-ECHO")
-    if status.Status != 0x0000:
-        raise DestinationRefused(f"{remote}: C-ECHO answered {status_text(status.Status)}")
-    return Echoed(time.monotonic() - started, agreed)
+    with open_association(remote, [build_context(Verification)]) as association:
+        request = partial(c_echo_request, sop_class_uid=Verification)
+        answer = association.ask(association.context_of(Verification) or 0, request).answer
+    if answer.status != 0x0000:
+        raise DestinationRefused(f"{remote}: C-ECHO answered {status_text(answer.status)}")
+    return Echoed(time.monotonic() - started, association.agreed)
 
 
 def send(remote: RemoteAE, items: Sequence[Outgoing]) -> Generator[Sent, None, None]:
@@ -213,64 +109,72 @@ def send(remote: RemoteAE, items: Sequence[Outgoing]) -> Generator[Sent, None, N
 
     Never raises for what happens on the network: items that could not be tried have an error too.
     """
-    send_from_files()
     try:
         association = open_association(remote, _contexts(items))
     except NodeError as error:
         yield from (Sent(item, None, error) for item in items)
         return
-    try:
+    with association:
         faults.step("deliver.associated")
         for item in items:
             yield _send_one(remote, association, item)
-    finally:
-        if association.is_established:
-            association.release()
 
 
-def _send_one(remote: RemoteAE, association: Association, item: Outgoing) -> Sent:
-    if not association.is_established:
+def _send_one(remote: RemoteAE, association: Requestor, item: Outgoing) -> Sent:
+    if not association.is_open:
         return Sent(item, None, NotTried(str(remote)))
     accepted = {
-        str(context.transfer_syntax[0])
-        for context in association.accepted_contexts
+        context.transfer_syntax: context_id
+        for context_id, context in association.contexts.items()
         if context.abstract_syntax == item.sop_class_uid
     }
-    reencode = item.transfer_syntax_uid not in accepted
-    if reencode and (item.transfer_syntax_uid not in UNCOMPRESSED or not accepted & set(UNCOMPRESSED)):
+    as_it_is = accepted.get(item.transfer_syntax_uid)
+    anew = next((syntax for syntax in UNCOMPRESSED if syntax in accepted), None)
+    if as_it_is is None and (anew is None or item.transfer_syntax_uid not in UNCOMPRESSED):
         named = f"{UID(item.sop_class_uid).name} in {UID(item.transfer_syntax_uid).name}"
         return Sent(
             item, None, NoPresentationContext(f"{remote}: {named}; ask its administrator to accept it")
         )
-    started = time.monotonic()
+    request = partial(
+        c_store_request, sop_class_uid=item.sop_class_uid, sop_instance_uid=item.sop_instance_uid
+    )
     try:
-        payload: Path | Dataset = item.path
-        if reencode:
-            payload = dcmread(item.path)  # pynetdicom encodes it anew in the accepted syntax
-        answer = association.send_c_store(payload)
-    except (OSError, InvalidDicomError) as error:
-        if association.is_established:
-            return Sent(item, None, FileUnreadable(f"{type(error).__name__} reading {item.path.name}"))
-        return Sent(item, None, DestinationAborted(f"{remote}: {type(error).__name__} while sending"))
-    except (ValueError, RuntimeError) as error:
-        return Sent(item, None, DestinationAborted(f"{remote}: {type(error).__name__} while sending"))
-    if "Status" not in answer:
-        waited = time.monotonic() - started
-        if waited >= remote.answer_timeout_s:
-            return Sent(
-                item, None, DestinationSilent(f"{remote}: no answer to C-STORE within {waited:.0f} s")
-            )
-        return Sent(item, None, DestinationAborted(f"{remote}: no answer to C-STORE"))
+        with _data_set_of(item, None if as_it_is is not None else anew) as (source, size):
+            context_id = as_it_is if as_it_is is not None else accepted[str(anew)]
+            answer = association.ask(context_id, request, (source, size)).answer
+    except NodeError as error:
+        return Sent(item, None, error)
     comment = redacted(_own_words(answer), item.path)
-    return Sent(item, int(answer.Status), _refusal(remote, int(answer.Status), comment), comment)
+    return Sent(item, answer.status, _refusal(remote, answer.status, comment), comment)
 
 
-def _own_words(answer: Dataset) -> str:
+@contextmanager
+def _data_set_of(item: Outgoing, syntax: str | None) -> Iterator[tuple[BinaryIO, int]]:
+    """The data set of a file, at its first byte, and its length; encoded anew if `syntax` is given.
+
+    Raises FileUnreadable.
+    """
+    try:
+        if syntax is None:
+            begin = dataset_offset(item.path)
+            with item.path.open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size - begin
+                file.seek(begin)
+                yield file, size
+            return
+        encoded = encode(dcmread(item.path), UID(syntax).is_implicit_VR, UID(syntax).is_little_endian)
+    except (OSError, InvalidDicomError, ObjectUnreadable) as error:
+        raise FileUnreadable(f"{type(error).__name__} reading {item.path.name}") from error
+    if encoded is None:
+        raise FileUnreadable(f"{item.path.name} cannot be written in {UID(syntax).name}")
+    yield BytesIO(encoded), len(encoded)
+
+
+def _own_words(answer: Answer) -> str:
     """Error Comment and Offending Element of an answer (PS3.7 C.4.1 to C.4.3), as the peer sent them."""
-    words = "".join(c for c in str(answer.get("ErrorComment", "") or "") if c.isprintable())[:_MAX_COMMENT]
-    offending = answer.get("OffendingElement")
-    tags = offending if isinstance(offending, MultiValue) else [offending] if offending is not None else []
-    named = " ".join(str(Tag(tag)).replace(" ", "") for tag in list(tags)[:_MAX_OFFENDING])
+    comment = answer.comment.decode("ascii", errors="replace")
+    words = "".join(c for c in comment if c.isprintable())[:_MAX_COMMENT]
+    named = " ".join(str(Tag(tag)).replace(" ", "") for tag in answer.offending[:_MAX_OFFENDING])
     return "; ".join(part for part in (words.strip(), named) if part)
 
 

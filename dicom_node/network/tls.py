@@ -1,13 +1,11 @@
-"""TLS on a connection: why it failed in words of ours, what was agreed, and the hook for our own calls."""
+"""TLS on a connection: why it failed in words of ours, what was agreed, and how we call."""
 
 from __future__ import annotations
 
 import socket
 import ssl
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
 
 from dicom_node.trust.certificates import Certificate, certificate_of
 from dicom_node.trust.credentials import Credentials
@@ -166,91 +164,32 @@ class ClientTls:
     fingerprints: frozenset[str]
 
 
-@dataclass(slots=True)
-class Call:
-    """The TLS of one connection: pynetdicom asks it to wrap the socket, and we ask it what happened.
+class HandshakeFailed(Exception):
+    """TLS could not be agreed on; says why, as of `reason_of`."""
 
-    It stands where pynetdicom expects an `ssl.SSLContext`, of which it only calls `wrap_socket`.
+
+def call(plain: socket.socket, tls: ClientTls, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """Shake hands over a connected socket, and see that it is the one that is meant.
+
+    Raises HandshakeFailed; then the socket is closed.
     """
-
-    tls: ClientTls
-    context: ssl.SSLContext
-    reason: str | None = field(default=None)
-    """Why the connection failed, as of `reason_of`; pynetdicom itself would only log it."""
-    shaken: bool = field(default=False)
-    """Was the handshake finished? A refusal of our certificate may come later."""
-
-    _wrapped: ssl.SSLSocket | None = field(default=None, repr=False)
-
-    @property
-    def is_why(self) -> bool:
-        """Was it TLS that failed, not what was said over it?"""
-        return self.reason is not None and (not self.shaken or self.reason.startswith("ours-"))
-
-    def wrap_socket(
-        self, plain: socket.socket, *, server_side: bool = False, server_hostname: str | None = None
-    ) -> ssl.SSLSocket:
-        """As `ssl.SSLContext.wrap_socket`, with an ear for what goes wrong."""
-        self.context.sslsocket_class = _Listening
-        wrapped = self.context.wrap_socket(plain, server_side=server_side, server_hostname=server_hostname)
-        cast(_Listening, wrapped).call = self
-        self._wrapped = wrapped
-        return wrapped
-
-    def close(self) -> None:
-        """Close a connection that never came to be: pynetdicom drops it open."""
-        if self._wrapped is not None:
-            self._wrapped.close()
+    try:
+        wrapped = context.wrap_socket(plain, server_hostname=tls.server_name)
+    except OSError as error:
+        plain.close()
+        raise HandshakeFailed(reason_of(error)) from error
+    if tls.verify is Verify.FINGERPRINT:
+        der = wrapped.getpeercert(binary_form=True)
+        if der is None or certificate_of(der).fingerprint not in tls.fingerprints:
+            wrapped.close()
+            raise HandshakeFailed("wrong-fingerprint")
+    return wrapped
 
 
-class _Listening(ssl.SSLSocket):
-    """A TLS socket that tells its call why it failed. A refusal of our certificate comes with a read."""
+def refused_after_all(error: BaseException | None) -> str | None:
+    """Why a peer ended TLS that seemed agreed on; None if it is not known that TLS was why.
 
-    call: Call | None = None
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-            self._check_fingerprint()
-        except OSError as error:
-            self._tell(error)
-            raise
-        if self.call is not None:
-            self.call.shaken = True
-
-    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
-        try:
-            return super().recv(buflen, flags)
-        except OSError as error:
-            self._tell(error)
-            raise
-
-    def send(self, data: Any, flags: int = 0) -> int:
-        try:
-            return super().send(data, flags)
-        except OSError as error:
-            self._listen_once_more()
-            self._tell(error)
-            raise
-
-    def _listen_once_more(self) -> None:
-        """Whoever refuses us in TLS 1.3 does so after our handshake: its reason may lie there unread."""
-        with suppress(OSError):
-            self.recv(1)
-
-    def _check_fingerprint(self) -> None:
-        if self.call is None or self.call.tls.verify is not Verify.FINGERPRINT:
-            return
-        der = self.getpeercert(binary_form=True)
-        if der is None or certificate_of(der).fingerprint not in self.call.tls.fingerprints:
-            self.call.reason = "wrong-fingerprint"
-            raise ssl.SSLError("the certificate is none of those pinned")
-
-    def _tell(self, error: OSError) -> None:
-        if self.call is not None and self.call.reason is None:
-            self.call.reason = reason_of(error)
-
-
-def call(tls: ClientTls) -> Call:
-    """Prepare one connection; raises NodeError if our own files cannot be used."""
-    return Call(tls, tls.credentials.context())
+    In TLS 1.3 one that refuses our certificate says so only with our first read.
+    """
+    reason = reason_of(error) if isinstance(error, ssl.SSLError) else None
+    return reason if reason is not None and reason.startswith("ours-") else None

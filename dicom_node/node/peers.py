@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dicom_node.config import Config
 from dicom_node.config.sections import Destination, DestinationTls, ListenTls, SyslogSection
 from dicom_node.core.errors import NodeError
-from dicom_node.network.scu import RemoteAE
+from dicom_node.network.requestor import RemoteAE
 from dicom_node.network.tls import ClientTls, Verify
 from dicom_node.node.values import layout_of, now
 from dicom_node.telemetry.audit_trail import NO_AUDIT, AuditTrail

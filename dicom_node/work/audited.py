@@ -12,7 +12,7 @@ from datetime import datetime
 from dicom_node.core.delivery import DeliveryState
 from dicom_node.core.errors import StoreBusy
 from dicom_node.network.audit import studies_of
-from dicom_node.network.scu import RemoteAE
+from dicom_node.network.requestor import RemoteAE
 from dicom_node.store.database import Database
 from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.results import Parcel, load_parcels

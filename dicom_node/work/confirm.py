@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,8 +22,9 @@ _INDEXED_WITHIN = timedelta(minutes=1)
 Series = tuple[str, str]
 """Study Instance UID and Series Instance UID."""
 
-Lists = Callable[[set[Series]], Mapping[Series, set[str] | NodeError]]
-"""Asks an archive for the SOP Instance UIDs of series; raises NodeError if it answers nothing at all."""
+Lists = Callable[[Mapping[Series, set[str]]], Mapping[Series, set[str] | NodeError]]
+"""Asks an archive which of these SOP Instance UIDs it lists in their series; it may name others as well.
+Raises NodeError if the archive answers nothing at all."""
 
 
 def still_unproven(
@@ -58,8 +60,11 @@ class ConfirmByListing:
         yield from over
         if not asked:
             return
+        wanted: defaultdict[Series, set[str]] = defaultdict(set)
+        for _, parcel in asked:
+            wanted[parcel.study_instance_uid, parcel.series_instance_uid].add(parcel.sop_instance_uid)
         try:
-            listed = self.lists({(p.study_instance_uid, p.series_instance_uid) for _, p in asked})
+            listed = self.lists(wanted)
         except NodeError as error:
             yield from (self.proof.unproven(job, parcel, error) for job, parcel in asked)
             return

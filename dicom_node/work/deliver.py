@@ -14,7 +14,8 @@ from dicom_node.core import faults
 from dicom_node.core.delivery import DeliveryEvent, DeliveryState
 from dicom_node.core.errors import FilePurged, Postponed
 from dicom_node.core.job import JobKind
-from dicom_node.network.scu import Outgoing, RemoteAE, Sent, send
+from dicom_node.network.requestor import RemoteAE
+from dicom_node.network.scu import Outgoing, Sent, send
 from dicom_node.store.database import Database
 from dicom_node.store.files import Layout
 from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue

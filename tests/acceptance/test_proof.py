@@ -80,11 +80,11 @@ def test_qido_that_is_refused_is_named_and_asked_again(orthanc, dicom_web, tmp_p
     base = f"http://127.0.0.1:{pacs.http_port}"
 
     server = QidoServer("archive", f"{base}/dicom-web/", Secret(), 10)
-    found = instances_by_qido(server, {here, ("2.25.1", "2.25.2")})
+    found = instances_by_qido(server, {here: set(), ("2.25.1", "2.25.2"): set()})
     assert found == {here: {str(ds.SOPInstanceUID)}, ("2.25.1", "2.25.2"): set()}
 
     wrong = QidoServer("archive", f"{base}/no-such-place", Secret(), 10)
-    assert isinstance(instances_by_qido(wrong, {here})[here], QueryRefused)
+    assert isinstance(instances_by_qido(wrong, {here: set()})[here], QueryRefused)
     with pytest.raises(QueryRefused, match=r"HTTP status 404; check `qido_url`"):
         answers_qido(wrong)
     pacs.kill()

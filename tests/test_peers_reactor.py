@@ -12,7 +12,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
 from dicom_node.network.adapter import is_tested_version
-from dicom_node.network.reactor import Checkpoint, steady_reactor
+from peers.reactor import Checkpoint, steady_reactor
 
 _PREEMPTED_S = 0.05
 
