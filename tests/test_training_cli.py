@@ -46,6 +46,21 @@ def test_quick_ends_with_a_bundle(quick_run):
     assert len(bundle.training["config"]["phases"]) == 2
 
 
+def test_resume_goes_on_and_begins_nothing(quick_run, tmp_path):
+    """A mistyped --out must not begin a second run of hours."""
+    pairs = quick_run / "pairs"
+    command = ["fit", "--config", str(quick_run / "config.yaml"), "--resume", "--threads", "1"]
+    command += ["--training", str(pairs / "training"), "--validation", str(pairs / "validation"), "--out"]
+    mistyped = emode_train(*command, str(tmp_path / "smal"), check=False)
+    assert mistyped.returncode != 0
+    assert "No run began in this folder" in mistyped.stderr
+    assert not (tmp_path / "smal").exists()
+    run = next(quick_run.rglob("checkpoint.pt")).parent
+    before = (run / "log.csv").read_text()
+    emode_train(*command, str(run))
+    assert (run / "log.csv").read_text() == before
+
+
 def test_evaluate_prints_the_numbers_on_the_card(quick_run):
     done = emode_train(
         "evaluate", "--json", "-", "--threads", "1",

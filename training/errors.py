@@ -27,6 +27,10 @@ class CheckpointInvalid(TrainingError):
     """The checkpoint does not belong to this run; use another --out, or the configuration it began with."""
 
 
+class NothingToResume(TrainingError):
+    """No run began in this folder; check --out, or leave --resume away to begin one."""
+
+
 class TooFewPairs(TrainingError):
     """There are not enough pairs; simulate more, or point at the folder that holds them."""
 

@@ -66,7 +66,7 @@ def texture_share(grey: Bytes) -> float:
 
 def _speckle(grey: Bytes) -> np.ndarray:
     """Where pixels are echoes that vary in a 7 x 7 window, as speckle does: bool (H, W)."""
-    # Sums of bytes: exact, and quicker than means of floats.
+    # Sums of bytes: whole numbers, exact in float32 until the last product; quicker than means of floats.
     total = cv2.boxFilter(grey, cv2.CV_32F, (_WINDOW, _WINDOW), normalize=False)
     squares = cv2.sqrBoxFilter(grey, cv2.CV_32F, (_WINDOW, _WINDOW), normalize=False)
     count = _WINDOW * _WINDOW

@@ -11,7 +11,8 @@ from rich.progress import Progress as Bar
 from model.bundle import read_bundle
 from training.cli.app import Config, Out, Threads, app, console, find_config, use_threads
 from training.config import TrainingConfig
-from training.errors import TooFewPairs
+from training.errors import NothingToResume, TooFewPairs
+from training.fitting.checkpoint import has_checkpoint
 from training.fitting.fit import Progress
 from training.fitting.fit import fit as fit_generator
 from training.fitting.parallel import joined
@@ -22,6 +23,13 @@ from training.pairs.samples import Samples, load_samples
 Start = Annotated[
     Path | None,
     typer.Option(help="Bundle whose weights to begin with, as to go on with a hospital's own pairs."),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Only go on: an error where OUT holds no run. Without it a call goes on or begins one.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto takes a GPU if there is one; cpu does not look.")]
 
@@ -36,6 +44,7 @@ def fit(
     validation: Annotated[list[Path], typer.Option(help="Folder of validation pairs; give several.")],
     out: Out,
     start: Start = None,
+    resume: Resume = False,
     device: Annotated[
         str, typer.Option(help="auto takes a GPU if there is one; cpu does not look.")
     ] = "auto",
@@ -45,6 +54,8 @@ def fit(
 
     On several GPUs: torchrun --nproc-per-node 4 -m training.cli fit ...
     """
+    if resume and not has_checkpoint(out):
+        raise NothingToResume(str(out))
     run_fit(find_config(config), training, validation, out, start=start, device=device, threads=threads)
 
 

@@ -21,14 +21,19 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         file.write(buffer.getbuffer())
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Has a run begun in this folder?"""
+    return (folder / CHECKPOINT).exists()
+
+
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """Read the checkpoint of a run, or None if there is none yet.
 
     Only tensors and plain values are unpickled. Raises CheckpointInvalid if it is damaged.
     """
-    path = folder / CHECKPOINT
-    if not path.exists():
+    if not has_checkpoint(folder):
         return None
+    path = folder / CHECKPOINT
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError) as error:
