@@ -131,6 +131,10 @@ class Generator(nn.Module):
 
     def forward(self, x: torch.Tensor) -> GeneratorOutput:
         """x  (N, 1, H, W) in [-1, 1], as `to_tensor` gives it."""
+        return self.with_features(x)[0]
+
+    def with_features(self, x: torch.Tensor) -> tuple[GeneratorOutput, torch.Tensor]:
+        """Both heads, and what they read, (N, channels[0], H/unshuffle, W/unshuffle): for training."""
         if x.shape[-1] % 16 or x.shape[-2] % 16:
             raise SizeUnsupported(f"{x.shape[-1]} x {x.shape[-2]}", height=x.shape[-2], width=x.shape[-1])
         bmode = (x.float() + 1.0) / 2.0
@@ -139,10 +143,10 @@ class Generator(nn.Module):
         carried = self._enlarge(self.carry(features))
         raw = self.colour_head(torch.cat([carried, strain, bmode], dim=1)).float()
         if self.spec.colour_mode == "literal":
-            return GeneratorOutput(strain, torch.sigmoid(raw), torch.zeros_like(raw), spread)
+            return GeneratorOutput(strain, torch.sigmoid(raw), torch.zeros_like(raw), spread), features
         residual = RESIDUAL_LIMIT * torch.tanh(raw)
         colour = (self.blend(strain, bmode) + residual).clamp(0.0, 1.0)
-        return GeneratorOutput(strain, colour, residual, spread)
+        return GeneratorOutput(strain, colour, residual, spread), features
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The Transformer's output (N, dim, H/16, W/16) and the features of each size, finest first."""

@@ -24,11 +24,27 @@ def test_even_tissue_is_evenly_strained():
     np.testing.assert_allclose(strain, 0.02, rtol=1e-9)
 
 
-def test_agrees_with_scikit_fem():
+def test_pressure_spreads_under_a_finite_face():
+    """With free skin beside the probe, strain falls with depth, and beyond the face."""
+    even = np.full((40, 60), 3.0)
+    strain = axial_strain(even, 0.5, 0.5, Compression(face=0.5, held=True))
+    middle, beside = strain[:, 28:32].mean(axis=1), strain[:, :5].mean(axis=1)
+    assert middle[5] > 1.3 * middle[-5]
+    assert beside[:20].mean() < 0.3 * middle[:20].mean()
+    moved = Compression(mean=0.01, face=0.5).displacement(8, 100.0)
+    np.testing.assert_allclose(moved, [np.nan, np.nan, 1, 1, 1, 1, 1, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(
+    "held",
+    [{}, {"grips": True}, {"held": True}, {"face": 4 / 7, "grips": True, "held": True}, {"face": 4 / 7}],
+    ids=["slides", "grips", "held", "face-grips-held", "face"],
+)
+def test_agrees_with_scikit_fem(held):
     """Same mesh, moduli and integration rule in an independent program: same displacement."""
     rows, columns, poisson = 10, 14, 0.45
     modulus = np.exp(np.random.default_rng(0).normal(size=(rows, columns)))
-    press = Compression(mean=0.01, tilt=0.2, curvature=0.1)
+    press = Compression(mean=0.01, tilt=0.2, curvature=0.1, **held)
     mesh = MeshQuad.init_tensor(np.linspace(0, columns, columns + 1), np.linspace(0, rows, rows + 1))
     centres = mesh.p[:, mesh.t].mean(axis=1)
     young = modulus[centres[1].astype(int), centres[0].astype(int)][:, None]
@@ -54,11 +70,15 @@ def test_agrees_with_scikit_fem():
     )
     x, y = mesh.p
     lateral, axial = full.nodal_dofs
-    top, bottom = y == 0, y == rows
-    pinned = bottom & (x == columns // 2)
+    bottom = y == rows
+    face = (y == 0) & (np.abs(x - columns / 2) <= press.face * columns / 2)
+    nothing = np.zeros(len(x), dtype=bool)
+    still = (face if press.grips else nothing) | (bottom if press.held else nothing)
+    if not still.any():
+        still = bottom & (x == columns // 2)
     u = np.zeros(full.N)
-    u[axial[top]] = press.displacement(columns, rows)[x[top].astype(int)]
-    u = solve(*condense(stiffness, x=u, D=np.concatenate([axial[top], axial[bottom], lateral[pinned]])))
+    u[axial[face]] = press.displacement(columns, rows)[x[face].astype(int)]
+    u = solve(*condense(stiffness, x=u, D=np.concatenate([axial[face], axial[bottom], lateral[still]])))
     ours = displacement_field(modulus, 1.0, 1.0, press, poisson)
     at = y.astype(int), x.astype(int)
     np.testing.assert_allclose(ours[0][at], u[lateral], atol=1e-9)

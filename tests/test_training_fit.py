@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,14 +26,24 @@ from training.fitting.discriminator import crop
 from training.fitting.disturbance import Disturbance
 from training.fitting.fit import ALONE, fit
 from training.fitting.journal import LOG
-from training.fitting.losses import ncc, soft_inversion, weighted_l1
+from training.fitting.lesion_reader import reading_loss
+from training.fitting.losses import lesion_mean, ncc, soft_inversion, weighted_l1
 from training.fitting.schedule import Schedule
 from training.fitting.step import Trainer
 from training.pairs.augment import flip, look, zoom
 from training.pairs.folder import write_header, write_pair
 from training.pairs.generate import pair_path
 from training.pairs.pair import Pair
-from training.pairs.samples import Batch, Samples, box_area, lesion_boxes, load_all, step_rng, take
+from training.pairs.samples import (
+    UNKNOWN_LOOK,
+    Batch,
+    Samples,
+    box_area,
+    lesion_boxes,
+    load_all,
+    step_rng,
+    take,
+)
 from training.scoring.evaluate import evaluate
 from training.simulator.simulate import SIMULATOR, TRAINING_SEEDS, simulate_pair
 
@@ -58,7 +69,13 @@ SETTINGS = {
         "unshuffle": 2,
         "uncertainty": True,
     },
-    "losses": {"lesion_ncc": 1.0, "inversion": 1.0, "feature_matching": 1.0},
+    "losses": {
+        "lesion_ncc": 1.0,
+        "lesion_mean": 1.0,
+        "lesion_look": 1.0,
+        "inversion": 1.0,
+        "feature_matching": 1.0,
+    },
     "preprocess": {"height": 64, "width": 96},
     "simulation": {"training_pairs": 4, "validation_pairs": 1, "test_pairs": 1},
 }
@@ -85,7 +102,7 @@ def test_overfits_four_pairs(samples):
     at = Schedule([PhaseConfig(epochs=1, batch_size=1, adversarial=False)], 4).at(0)
     batch = take(samples, torch.arange(4))
     first = trainer.train_on(batch, at, step_rng(0, 0, 0))
-    for _ in range(89):
+    for _ in range(119):
         last = trainer.train_on(batch, at, step_rng(0, 0, 0))
     assert last["ncc"] < 0.2 < first["ncc"]
     assert last["strain_l1"] < 0.5 * first["strain_l1"]
@@ -103,7 +120,7 @@ def test_resumed_run_equals_uninterrupted(samples, tmp_path):
     for stop in (1, 4, None):
         pieces = fit(CONFIG, samples, samples, tmp_path / "pieces", stop_after=stop)
     assert whole.step == pieces.step == 6
-    for name in ("generator", "ema", "judges"):
+    for name in ("generator", "ema", "judges", "reader"):
         one, other = getattr(whole, name).state_dict(), getattr(pieces, name).state_dict()
         assert all(torch.equal(one[key], other[key]) for key in one)
     texts = [(tmp_path / run / LOG).read_text() for run in ("whole", "pieces")]
@@ -178,7 +195,9 @@ def test_zoom_keeps_the_pair_aligned_and_strain_relative():
     """A disc is in B-mode and in strain: wherever it lands, it lands in both."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 96), indexing="ij")
     disc = ((x - 0.2) ** 2 + (y + 0.1) ** 2 < 0.2).float().expand(8, 1, 96, 96)
-    batch = Batch(disc * 2 - 1, 0.5 - 0.3 * disc, disc, torch.ones_like(disc))
+    batch = Batch(
+        disc * 2 - 1, 0.5 - 0.3 * disc, disc, torch.ones_like(disc), torch.full((len(disc),), UNKNOWN_LOOK)
+    )
     moved = zoom(batch, step_rng(3, 0, 0))
     assert any(not torch.equal(one, other) for one, other in zip(moved.bmode, disc * 2 - 1, strict=True))
     for i in range(8):
@@ -290,6 +309,43 @@ def test_losses_count_only_what_is_covered():
     torch.testing.assert_close(ncc(a, 3 * a + 1, weight), torch.ones(2))
     inside = [x[0, 0, :, :4].flatten().numpy() for x in (a, b)]
     assert float(ncc(a, b, weight)[0]) == pytest.approx(np.corrcoef(*inside)[0, 1], abs=1e-4)
+
+
+def test_mean_of_a_lesion_weighs_small_and_large_alike():
+    lesion = torch.zeros(3, 1, 8, 8)
+    lesion[0, :, :2, :2], lesion[1] = 1, 1
+    a, b = torch.full((3, 1, 8, 8), 0.5), torch.full((3, 1, 8, 8), 0.5)
+    a[0, :, :2, :2] += 0.4
+    a[0, :, 4:] = 1.0  # outside the lesion: not asked for
+    a[1, :, ::2] += 0.2
+    assert float(lesion_mean(a, b, lesion)) == pytest.approx((0.4**2 + 0.1**2) / 2)
+
+
+def test_lesions_are_read_only_where_somebody_said_what_they_are(samples):
+    batch = take(samples, torch.arange(2))
+    lesion = torch.zeros_like(batch.lesion)
+    lesion[:, :, 16:48, 32:64] = 1
+    known = replace(
+        batch, lesion=lesion, covered=torch.ones_like(lesion), suspicion=torch.tensor([1.0, -1.0])
+    )
+    right = torch.cat([lesion * 20 - 10, torch.full_like(lesion, 10.0)], dim=1)[:, :, ::2, ::2]
+    assert float(reading_loss(right, known)) < 0.001
+    wrong_look = right * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)
+    assert float(reading_loss(wrong_look, known)) == pytest.approx(10.0, abs=0.01)
+    # What is said of the second picture, of which nothing is known, costs nothing.
+    second = torch.stack([right[0], -right[1]])
+    assert float(reading_loss(second, known)) == float(reading_loss(right, known))
+    nothing = replace(known, suspicion=torch.tensor([-1.0, -1.0]))
+    assert float(reading_loss(-right, nothing)) == 0.0
+
+
+def test_looks_are_taken_from_what_the_pair_says(pairs, tmp_path):
+    kinds = {"malignant": 1.0, "cyst": 0.0, "none": 0.0, "isoechoic": 0.5, "unheard of": -1.0}
+    for i, kind in enumerate([*kinds, None]):
+        info = {} if kind is None else {"kind": kind}
+        write_pair(pair_path(tmp_path, i), replace(pairs[0], info=info))
+    read = load_all(sorted(tmp_path.glob("pair-*.npz")), CONFIG.preprocess_spec())
+    assert read.suspicion.tolist() == [*kinds.values(), UNKNOWN_LOOK]
 
 
 def test_too_few_pairs(samples, tmp_path):

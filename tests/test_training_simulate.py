@@ -109,7 +109,9 @@ def test_folder_of_another_format_is_refused(tmp_path):
     write_header(tmp_path, SIMULATOR)
     header = json.loads((tmp_path / "dataset.json").read_text())
     (tmp_path / "dataset.json").write_text(json.dumps({**header, "maker_version": 0}))
-    with pytest.raises(PairFolderInvalid, match="simulator version 0, this is simulator version 1"):
+    with pytest.raises(
+        PairFolderInvalid, match=f"simulator version 0, this is simulator version {SIMULATOR.version}"
+    ):
         open_or_create(tmp_path, SIMULATOR)
     (tmp_path / "dataset.json").write_text(json.dumps({**header, "colour": 1}))
     with pytest.raises(PairFolderInvalid, match="emode-pairs version 1"):

@@ -92,6 +92,11 @@ class LossConfig(_Strict):
     ncc: Weight = 5.0
     lesion_ncc: Weight = 0.0
     """NCC inside the lesion box alone."""
+    lesion_mean: Weight = 0.0
+    """Squared error of the mean strain in the lesion. Absolute errors ask for the likelier of two
+    stiffnesses, squared ones for the mean of both: how hard a lesion is drawn then follows how sure it is."""
+    lesion_look: Weight = 0.0
+    """How well the lesion, and whether it looks malignant, can be read from the features of both heads."""
     gradient: Weight = 50.0
     spread: Weight = 1.0
     """How far off the network expects to be, where it says so."""

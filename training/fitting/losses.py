@@ -31,6 +31,13 @@ def lesion_ncc(a: torch.Tensor, b: torch.Tensor, box: torch.Tensor) -> torch.Ten
     return ncc(a, b, box)[has].mean() if bool(has.any()) else a.sum() * 0.0
 
 
+def lesion_mean(a: torch.Tensor, b: torch.Tensor, lesion: torch.Tensor) -> torch.Tensor:
+    """Squared difference of the means inside lesions (N, 1, H, W), mean over samples that have one."""
+    area = lesion.sum(dim=(1, 2, 3))
+    apart = ((a - b) * lesion).sum(dim=(1, 2, 3)) / area.clamp_min(1.0)
+    return apart.square().sum() / (area > 0).sum().clamp_min(1)
+
+
 def gradient_l1(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Mean absolute difference of neighbouring-pixel steps: keeps borders of lesions in place."""
     difference = a - b

@@ -21,8 +21,8 @@ def augment(batch: Batch, rng: torch.Generator) -> Batch:
 def flip(batch: Batch, rng: torch.Generator) -> Batch:
     """Mirror half of the pairs: B-mode and strain by one draw, or they would come apart."""
     drawn = (torch.rand((len(batch), 1, 1, 1), generator=rng) < 0.5).to(batch.bmode.device)
-    parts = (batch.bmode, batch.strain, batch.lesion, batch.covered)
-    return Batch(*(torch.where(drawn, part.flip(-1), part) for part in parts))
+    parts = (torch.where(drawn, part.flip(-1), part) for part in _pictures(batch))
+    return Batch(*parts, batch.suspicion)
 
 
 def zoom(batch: Batch, rng: torch.Generator) -> Batch:
@@ -49,13 +49,12 @@ def zoom(batch: Batch, rng: torch.Generator) -> Batch:
     covered = (covered > 0.99).float()
     lesion = (lesion > 0.5).float() * covered
     strain = _relative(strain, covered) * covered
-    moved_batch = Batch((bmode * covered) - 1.0, strain, lesion, covered)
     keep = chosen.view(-1, 1, 1, 1).to(device)
-    pairs = zip(_parts(moved_batch), _parts(batch), strict=True)
-    return Batch(*(torch.where(keep, new, old) for new, old in pairs))
+    pairs = zip(((bmode * covered) - 1.0, strain, lesion, covered), _pictures(batch), strict=True)
+    return Batch(*(torch.where(keep, new, old) for new, old in pairs), batch.suspicion)
 
 
-def _parts(batch: Batch) -> tuple[torch.Tensor, ...]:
+def _pictures(batch: Batch) -> tuple[torch.Tensor, ...]:
     return batch.bmode, batch.strain, batch.lesion, batch.covered
 
 
@@ -89,7 +88,7 @@ def look(batch: Batch, rng: torch.Generator) -> Batch:
     across = torch.linspace(-0.5, 0.5, width, device=device).view(1, 1, 1, -1) * uniform(-0.15, 0.15)
     grey = grey + uniform(-0.12, 0.12) + down + across
     bmode = torch.where(batch.covered > 0, grey.clamp(0.0, 1.0) * 2.0 - 1.0, batch.bmode)
-    return Batch(bmode, batch.strain, batch.lesion, batch.covered)
+    return Batch(bmode, batch.strain, batch.lesion, batch.covered, batch.suspicion)
 
 
 def _speckle(n: int, height: int, width: int, rng: torch.Generator, device: torch.device) -> torch.Tensor:

@@ -13,6 +13,12 @@ from model.preprocess import PreprocessSpec, place, to_tensor
 from training.pairs.folder import read_pair
 from training.pairs.pair import Pair
 
+UNKNOWN_LOOK = -1.0
+"""Where nobody said how the lesion looks, or whether there is one."""
+
+_SUSPICION = {"none": 0.0, "benign": 0.0, "cyst": 0.0, "lipoma": 0.0, "isoechoic": 0.5, "malignant": 1.0}
+"""By the kind that a pair's `info` names. An isoechoic lesion looks like neither."""
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -21,6 +27,8 @@ class Samples:
     bmode: torch.Tensor
     strain: torch.Tensor
     lesion: torch.Tensor
+    suspicion: torch.Tensor
+    """float32 (N,): how malignant the lesion looks, 0 to 1; UNKNOWN_LOOK where nobody said."""
     placement: torch.Tensor
     """int64 (N, 4): top, left, bottom, right of the frame within the picture; padding lies outside."""
 
@@ -38,7 +46,8 @@ class Samples:
         def picture() -> torch.Tensor:
             return torch.zeros((n, 1, spec.height, spec.width), dtype=torch.uint8)
 
-        return cls(picture(), picture(), picture(), torch.zeros((n, 4), dtype=torch.int64))
+        suspicion, placement = torch.full((n,), UNKNOWN_LOOK), torch.zeros((n, 4), dtype=torch.int64)
+        return cls(picture(), picture(), picture(), suspicion, placement)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +60,8 @@ class Batch:
     lesion: torch.Tensor
     covered: torch.Tensor
     """1 where the frame lies, 0 in the padding."""
+    suspicion: torch.Tensor
+    """(N,), see Samples."""
 
     def __len__(self) -> int:
         return len(self.bmode)
@@ -85,6 +96,7 @@ def _fill(samples: Samples, i: int, pair: Pair, spec: PreprocessSpec) -> None:
     samples.strain[i, 0, at.rows, at.columns] = shrink(pair.strain)
     if pair.mask is not None:
         samples.lesion[i, 0, at.rows, at.columns] = (shrink(pair.mask.astype(np.float32)) > 127).byte()
+    samples.suspicion[i] = _SUSPICION.get(str(pair.info.get("kind")), UNKNOWN_LOOK)
     samples.placement[i] = torch.tensor([at.rows.start, at.columns.start, at.rows.stop, at.columns.stop])
 
 
@@ -102,7 +114,7 @@ def take(samples: Samples, index: torch.Tensor, shrink: int = 1) -> Batch:
     if shrink > 1:
         parts = [functional.avg_pool2d(part, shrink) for part in parts]
         parts[2:] = [(part >= 0.5).float() for part in parts[2:]]
-    return Batch(*parts)
+    return Batch(*parts, samples.suspicion[index])
 
 
 def lesion_boxes(lesion: torch.Tensor, margin: float = 0.2) -> torch.Tensor:

@@ -81,7 +81,10 @@ def draw_phantom(rng: np.random.Generator) -> Phantom:
     gland_bottom = muscle - rng.uniform(1.0, 4.0) + curve(0.0, 0.6, 8.0)
 
     canvas = _Canvas(rng, shape)
-    canvas.paint(np.ones(shape), tissue.FAT, 1.2 * random_field(rng, shape, 1.2 / h, 2.0 / h))
+    lobules = _lobules(rng, shape, h)
+    fat_texture = 1.2 * random_field(rng, shape, 1.2 / h, 2.0 / h) + rng.uniform(0.0, 2.0) * lobules
+    canvas.paint(np.ones(shape), tissue.FAT, fat_texture)
+    canvas.log_stiffness += tissue.LOBULE_SPREAD * lobules
     # Glandular tissue is broken up by fat lobules; the threshold sets how dense the breast is.
     island = random_field(rng, shape, 2.2 / h, 5.0 / h)
     density = rng.uniform(-0.8, 1.8)
@@ -125,6 +128,15 @@ def draw_phantom(rng: np.random.Generator) -> Phantom:
         margin=margin,
         depth_mm=depth_mm,
     )
+
+
+def _lobules(rng: np.random.Generator, shape: tuple[int, int], h: float) -> Field:
+    """Patches of one value each, zero mean and unit deviation: fat comes in lobules, no two alike."""
+    patches = np.zeros(shape)
+    for _ in range(4):
+        border = random_field(rng, shape, rng.uniform(1.6, 2.6) / h, rng.uniform(2.5, 5.0) / h)
+        patches += rng.choice([-1.0, 1.0]) * soft_step(border, 0.1)
+    return np.asarray((patches - patches.mean()) / (patches.std() + 1e-9))
 
 
 def _along_layers(rng: np.random.Generator, shape: tuple[int, int], h: float) -> Field:

@@ -24,18 +24,30 @@ _ETA = np.array([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Compression:
-    """How the probe presses: mean axial strain, and how unevenly over the width."""
+    """How the probe presses, and what holds the tissue against it.
+
+    As it is by default, a plate over everything that slides at both ends, strain is the same at every depth
+    of even tissue. Under a face with free skin beside it the pressure spreads, and strain falls with depth.
+    """
 
     mean: float = 0.01
+    """Displacement of the middle of the face, relative to the depth."""
     tilt: float = 0.0
-    """Relative change of the displacement from the centre to the right edge."""
+    """Relative change of the displacement from the centre to the right end of the face."""
     curvature: float = 0.0
-    """Relative loss of displacement at both edges, as under a convex footprint."""
+    """Relative loss of displacement at both ends, as under a convex footprint."""
+    face: float = 1.0
+    """Width of the probe's face, relative to the tissue's; skin beside it is free."""
+    grips: bool = False
+    """Skin sticks to the face; otherwise gel lets it slide."""
+    held: bool = False
+    """The chest wall holds the tissue; otherwise it slides there."""
 
     def displacement(self, n_columns: int, depth: float) -> Field:
-        """Return the downward displacement of the top nodes, shape (n_columns + 1,)."""
-        x = np.linspace(-1.0, 1.0, n_columns + 1)
-        return self.mean * depth * (1.0 + self.tilt * x - self.curvature * x * x)
+        """Return the downward displacement of the top nodes, (n_columns + 1,); NaN where skin is free."""
+        x = np.linspace(-1.0, 1.0, n_columns + 1) / self.face
+        moved = self.mean * depth * (1.0 + self.tilt * x - self.curvature * x * x)
+        return np.where(np.abs(x) <= 1.0 + 1e-9, moved, np.nan)
 
 
 def _gradient_matrix(xi: float, eta: float, dx: float, dy: float) -> Field:
@@ -78,7 +90,7 @@ def displacement_field(
     """Solve for the lateral and axial displacement of the nodes, each (rows + 1, columns + 1).
 
     modulus  Young's modulus per element (rows, columns), any unit: only ratios matter.
-    Top and bottom slip freely sideways, the bottom does not move down, the sides are free.
+    The bottom does not move down, the sides are free; `compression` says what else is held.
     """
     rows, columns = modulus.shape
     mu = modulus / (2 * (1 + poisson))
@@ -90,11 +102,16 @@ def displacement_field(
     n = 2 * (rows + 1) * (columns + 1)
 
     top = np.arange(columns + 1) * (rows + 1)
-    fixed_dofs = np.concatenate([2 * top + 1, 2 * (top + rows) + 1, [2 * int(top[columns // 2] + rows)]])
+    moved = compression.displacement(columns, rows * dy)
+    face, bottom = top[np.isfinite(moved)], top + rows
     fixed = np.zeros(n, dtype=bool)
-    fixed[fixed_dofs] = True
+    fixed[2 * face + 1] = fixed[2 * bottom + 1] = True
+    fixed[2 * face] = compression.grips
+    fixed[2 * bottom] = compression.held
+    # Where nothing else keeps the tissue from sliding away sideways, its middle does.
+    fixed[2 * bottom[columns // 2]] |= not compression.grips
     u = np.zeros(n)
-    u[2 * top + 1] = compression.displacement(columns, rows * dy)
+    u[2 * face + 1] = moved[np.isfinite(moved)]
 
     i, j = np.broadcast_to(dofs[:, :, None], values.shape), np.broadcast_to(dofs[:, None, :], values.shape)
     load = -np.bincount(i.ravel(), (values * u[j]).ravel(), minlength=n)

@@ -8,6 +8,28 @@ from training.simulator.elasticity import Compression, axial_strain
 from training.simulator.noise import Field, random_field, smooth
 
 FEM_ROWS = 80
+"""Finite elements over the depth of the view."""
+
+_FREE_SKIN_SHARE = 0.7
+"""Share of presses with free skin beside the probe: a linear probe is as wide as its image, the breast is
+wider. In the others the breast is held, or the face is extended by a plate, and pressure stays even."""
+_GRIP_SHARE = 0.3
+_HELD_SHARE = 0.7
+_MOST_BEHIND_MM = 12.0
+"""Tissue between the lower border of the view and what does not give way."""
+
+
+def draw_compression(rng: np.random.Generator, view_share: float) -> Compression:
+    """Draw how a hand presses; `view_share` is the width of the view relative to the tissue's."""
+    face = view_share * rng.uniform(1.0, 1.2) if rng.random() < _FREE_SKIN_SHARE else 1.0
+    return Compression(
+        mean=0.01,
+        tilt=float(rng.normal(0, 0.08)),
+        curvature=float(abs(rng.normal(0, 0.06))),
+        face=min(1.0, float(face)),
+        grips=bool(rng.random() < _GRIP_SHARE),
+        held=bool(rng.random() < _HELD_SHARE),
+    )
 
 
 def measured_strain(
@@ -25,9 +47,11 @@ def measured_strain(
     h, (rows, columns) = spacing_mm, stiffness.shape
     fem_columns = round(columns * FEM_ROWS / rows)
     log_modulus = cv2.resize(np.log(stiffness), (fem_columns, FEM_ROWS), interpolation=cv2.INTER_AREA)
-    press = Compression(mean=0.01, tilt=float(rng.normal(0, 0.08)), curvature=float(abs(rng.normal(0, 0.06))))
     dx, dy = columns * h / fem_columns, rows * h / FEM_ROWS
-    strain = axial_strain(np.exp(log_modulus), dx, dy, press)
+    behind = round(rng.uniform(0.0, _MOST_BEHIND_MM) / dy)
+    press = draw_compression(rng, 1 - 2 * margin / columns)
+    deeper = np.pad(log_modulus, [(0, behind), (0, 0)], mode="edge")
+    strain = axial_strain(np.exp(deeper), dx, dy, press)[:FEM_ROWS]
     # Least-squares strain estimators see 2 to 3 mm of tissue at a time.
     resolution_mm = rng.uniform(1.8, 2.8)
     sigma = resolution_mm / 2.355

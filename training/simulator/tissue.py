@@ -26,6 +26,9 @@ GLAND = Tissue(stiffness=1.7, spread=0.3, echo_db=3.5, attenuation=0.75)
 DUCT = Tissue(stiffness=1.2, spread=0.2, echo_db=-5.0, attenuation=0.70)
 MUSCLE = Tissue(stiffness=5.0, spread=0.35, echo_db=-4.0, attenuation=1.0)
 
+LOBULE_SPREAD = 0.15
+"""Deviation of the logarithm of stiffness between the lobules of one breast's fat."""
+
 
 @dataclass(frozen=True)
 class LesionLook:

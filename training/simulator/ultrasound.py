@@ -35,6 +35,11 @@ class Look:
     noise_floor_db: float
     depth_fall_db: float
     """Brightness lost from top to bottom by a badly set time gain; negative is a gain."""
+    contrast: float
+    """How far tissues differ, relative to what their echoes say: harmonic imaging shows more of it."""
+    scatterers: float
+    """Per pixel of the phantom grid, on average; few make speckle coarse and spiky. Infinity: as many as
+    it takes for speckle to be fully developed."""
 
 
 def draw_look(rng: np.random.Generator) -> Look:
@@ -54,6 +59,8 @@ def draw_look(rng: np.random.Generator) -> Look:
         haze=rng.uniform(0.0, 0.04),
         noise_floor_db=rng.uniform(-62.0, -42.0),
         depth_fall_db=rng.normal(4.0, 7.0),
+        contrast=rng.uniform(0.7, 1.4),
+        scatterers=float(rng.choice([np.inf, rng.uniform(0.3, 2.0)])),
     )
 
 
@@ -71,6 +78,9 @@ def _beam(field: Field, look: Look, h: float) -> Field:
 
 def _speckle(rng: np.random.Generator, amplitude: Field, look: Look, h: float) -> Field:
     """Intensity of the echo of random scatterers of the given amplitude, mean about amplitude²."""
+    if np.isfinite(look.scatterers):
+        # K-distributed echoes: the number of scatterers varies from place to place.
+        amplitude = amplitude * np.sqrt(rng.gamma(look.scatterers, 1 / look.scatterers, amplitude.shape))
     total = np.zeros(amplitude.shape)
     for _ in range(look.compounding):
         real = _beam(amplitude * rng.standard_normal(amplitude.shape), look, h)
@@ -95,7 +105,7 @@ def render_bmode(rng: np.random.Generator, phantom: Phantom, look: Look) -> NDAr
     h = phantom.spacing_mm
     view = slice(phantom.margin, phantom.echo_db.shape[1] - phantom.margin)
     transmission = _transmission_db(phantom, look)[:, view]
-    echo = phantom.echo_db[:, view]
+    echo = look.contrast * phantom.echo_db[:, view]
     # Interfaces across the beam reflect: skin, fascia, septa, the front and back of a cyst.
     slope = np.abs(np.gradient(smooth(echo, 0.15 / h, 0.4 / h), h, axis=0))
     rows = np.linspace(0, 1, echo.shape[0])[:, None]
