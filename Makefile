@@ -13,11 +13,12 @@ SEED ?=
 WITHOUT ?=
 REPORT ?=
 BUSI ?=
+START ?=
 RUNS ?= runs/default
 ROUNDS ?= 5
 PARTS ?=
 
-.PHONY: help install test lint audit chaos fuzz bench run demo train train-default measure-outage clean
+.PHONY: help install test lint audit chaos fuzz bench run demo train train-default train-onward measure-outage clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,18 +69,32 @@ train: install  ## train a first small bundle from nothing on this machine, in m
 	$(BIN)/emode-train quick --out runs/quick
 
 TRAIN := $(BIN)/emode-train
-train-default: install  ## train the bundle that ships: about two hours; BUSI=folder with its stills
-	@test -n '$(BUSI)' || { echo "Say where the BUSI stills are: make train-default BUSI=folder"; exit 2; }
-	$(TRAIN) simulate --n 10000 --seed 0 --out $(RUNS)/simulated
+PAIRS = --training $(RUNS)/simulated --training $(RUNS)/layouts/training --training $(RUNS)/layouts/training \
+	--validation $(RUNS)/validation
+SCORED = --data $(RUNS)/test --training $(RUNS)/simulated --other $(RUNS)/referee \
+	--masks '$(BUSI)' --familiar '$(BUSI)' --replace
+
+.PHONY: pairs start-named
+start-named:
+	@test -n '$(START)' || { echo "Say which bundle to go on from: START=folder"; exit 2; }
+
+pairs: install
+	@test -n '$(BUSI)' || { echo "Say where the BUSI stills are: BUSI=folder"; exit 2; }
+	$(TRAIN) simulate --n $(TISSUE) --seed 0 --out $(RUNS)/simulated
 	$(TRAIN) simulate --n 300 --seed 1000000 --out $(RUNS)/validation
 	$(TRAIN) simulate --n 300 --seed 2000000 --out $(RUNS)/test
 	$(TRAIN) simulate --n 150 --seed 2000000 --simulator referee --out $(RUNS)/referee
 	$(TRAIN) simulate --layouts '$(BUSI)' --draws 6 --out $(RUNS)/layouts
-	$(TRAIN) fit --config small --training $(RUNS)/simulated \
-		--training $(RUNS)/layouts/training --training $(RUNS)/layouts/training \
-		--validation $(RUNS)/validation --out $(RUNS)/small
-	$(TRAIN) export --run $(RUNS)/small --data $(RUNS)/test --training $(RUNS)/simulated --other $(RUNS)/referee \
-		--masks '$(BUSI)' --familiar '$(BUSI)' --out $(RUNS)/small/bundle --replace
+
+train-default: TISSUE = 10000
+train-default: pairs  ## train a bundle like the one that ships from nothing: about two hours; BUSI=folder with its stills
+	$(TRAIN) fit --config small $(PAIRS) --out $(RUNS)/small
+	$(TRAIN) export --run $(RUNS)/small $(SCORED) --out $(RUNS)/small/bundle
+
+train-onward: TISSUE = 7000
+train-onward: start-named pairs  ## go on from the bundle START, as the bundle that ships did from 0.3.0: an hour; BUSI=folder
+	$(TRAIN) fit --config onward --start '$(START)' $(PAIRS) --out $(RUNS)/onward
+	$(TRAIN) export --run $(RUNS)/onward $(SCORED) --out $(RUNS)/onward/bundle
 
 measure-outage: install  ## how long a dead destination delays the others
 	$(BIN)/python -P tests/measure/dead_destination.py

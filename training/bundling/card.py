@@ -39,7 +39,7 @@ The floors matter more than the score: a map that ignores the image already scor
 breast has skin above and muscle below. This model is {gap:.2f} above it.{way}
 {other}{stills}{trust}
 ## Commands that give these numbers, and the weights
-`make train-default BUSI=folder` in the source tree at the commit above; each number again with
+{made} in the source tree at the commit above; each number again with
 
     emode-train evaluate --bundle BUNDLE --data PAIRS --training TRAINING-PAIRS
     emode-train evaluate --bundle BUNDLE --masks STILLS
@@ -57,6 +57,9 @@ stills of 64 pixels or more on each side, cropped to the tissue.
 - Implants, scars, ribs, axilla, calcifications and anything but breast are outside what it has seen.
 {uncertainty}
 """
+
+_FROM_NOTHING = "`make train-default BUSI=folder`"
+_ONWARD = "`make train-onward BUSI=folder START=folder` (the bundle named above)"
 
 _WAY = " In the lesion box it has come {:.0%} of the way to a repeat scan."
 
@@ -110,6 +113,7 @@ def render_card(config: TrainingConfig, training: dict[str, Any], metrics: dict[
         start=f", starting from {provenance.start}" if provenance.start else "",
         data="\n".join(_data_line(data, times) for data, times in Counter(provenance.training).items()),
         sources="\n".join(words for maker, words in _SOURCES.items() if maker in makers) or _NO_PATIENTS,
+        made=_ONWARD if provenance.start else _FROM_NOTHING,
         git_commit=training["git_commit"],
         uncertainty=_KNOWS if config.generator.uncertainty else _KNOWS_NOT,
         test_pairs=metrics["pairs"],

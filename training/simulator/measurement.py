@@ -10,25 +10,23 @@ from training.simulator.noise import Field, random_field, smooth
 FEM_ROWS = 80
 """Finite elements over the depth of the view."""
 
-_FREE_SKIN_SHARE = 0.7
-"""Share of presses with free skin beside the probe: a linear probe is as wide as its image, the breast is
-wider. In the others the breast is held, or the face is extended by a plate, and pressure stays even."""
+_WIDEST_FACE = 1.2
+"""Of a linear probe, relative to its image; the breast is wider, and its skin beside the probe is free."""
 _GRIP_SHARE = 0.3
-_HELD_SHARE = 0.7
-_MOST_BEHIND_MM = 12.0
-"""Tissue between the lower border of the view and what does not give way."""
+"""How often the skin sticks to the probe instead of sliding in gel."""
+_MOST_BEHIND_MM = 8.0
+"""Tissue between the lower border of the view and the chest wall, which holds it."""
 
 
 def draw_compression(rng: np.random.Generator, view_share: float) -> Compression:
     """Draw how a hand presses; `view_share` is the width of the view relative to the tissue's."""
-    face = view_share * rng.uniform(1.0, 1.2) if rng.random() < _FREE_SKIN_SHARE else 1.0
     return Compression(
         mean=0.01,
         tilt=float(rng.normal(0, 0.08)),
         curvature=float(abs(rng.normal(0, 0.06))),
-        face=min(1.0, float(face)),
+        face=min(1.0, view_share * float(rng.uniform(1.0, _WIDEST_FACE))),
         grips=bool(rng.random() < _GRIP_SHARE),
-        held=bool(rng.random() < _HELD_SHARE),
+        held=True,
     )
 
 
