@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from training.fitting.disturbance import Disturbance
 from training.fitting.fit import ALONE, fit
 from training.fitting.journal import LOG
 from training.fitting.lesion_reader import reading_loss
-from training.fitting.losses import lesion_mean, ncc, soft_inversion, weighted_l1
+from training.fitting.losses import ncc, soft_inversion, strain_ratio, weighted_l1
 from training.fitting.schedule import Schedule
 from training.fitting.step import Trainer
 from training.pairs.augment import flip, look, zoom
@@ -71,7 +72,7 @@ SETTINGS = {
     },
     "losses": {
         "lesion_ncc": 1.0,
-        "lesion_mean": 1.0,
+        "strain_ratio": 1.0,
         "lesion_look": 1.0,
         "inversion": 1.0,
         "feature_matching": 1.0,
@@ -311,14 +312,21 @@ def test_losses_count_only_what_is_covered():
     assert float(ncc(a, b, weight)[0]) == pytest.approx(np.corrcoef(*inside)[0, 1], abs=1e-4)
 
 
-def test_mean_of_a_lesion_weighs_small_and_large_alike():
-    lesion = torch.zeros(3, 1, 8, 8)
-    lesion[0, :, :2, :2], lesion[1] = 1, 1
-    a, b = torch.full((3, 1, 8, 8), 0.5), torch.full((3, 1, 8, 8), 0.5)
-    a[0, :, :2, :2] += 0.4
-    a[0, :, 4:] = 1.0  # outside the lesion: not asked for
-    a[1, :, ::2] += 0.2
-    assert float(lesion_mean(a, b, lesion)) == pytest.approx((0.4**2 + 0.1**2) / 2)
+def test_strain_ratio_is_of_the_lesion_and_what_lies_around_it():
+    lesion, covered = torch.zeros(3, 1, 64, 96), torch.ones(3, 1, 64, 96)
+    lesion[0, :, 20:40, 30:60], lesion[1] = 1, 1  # the second fills the picture, the third has none
+    b = torch.full((3, 1, 64, 96), 0.5)
+    a = torch.where(lesion > 0, 0.24, b)
+    twice = math.log(0.52 / 0.26) ** 2
+    assert float(strain_ratio(a, b, lesion, covered)) == pytest.approx(twice, rel=1e-4)
+    assert float(strain_ratio(b, b, lesion, covered)) == 0.0
+    # Deeper tissue is no reference, and padding is no tissue.
+    elsewhere = a.clone()
+    elsewhere[:, :, 50:] = 1.0
+    covered[0, :, :, 90:] = 0
+    elsewhere[0, :, :, 90:] = 0.0
+    assert float(strain_ratio(elsewhere, b, lesion, covered)) == pytest.approx(twice, rel=1e-4)
+    assert float(strain_ratio(a[1:], b[1:], lesion[1:], covered[1:])) == 0.0
 
 
 def test_lesions_are_read_only_where_somebody_said_what_they_are(samples):

@@ -92,9 +92,10 @@ class LossConfig(_Strict):
     ncc: Weight = 5.0
     lesion_ncc: Weight = 0.0
     """NCC inside the lesion box alone."""
-    lesion_mean: Weight = 0.0
-    """Squared error of the mean strain in the lesion. Absolute errors ask for the likelier of two
-    stiffnesses, squared ones for the mean of both: how hard a lesion is drawn then follows how sure it is."""
+    strain_ratio: Weight = 0.0
+    """Squared error of the logarithm of the strain ratio, against the ring and against tissue beside the
+    lesion. Absolute errors of pixels ask for the likelier of two stiffnesses, and large lesions are the
+    median of their own frame; this asks for the mean of what may be, relative to what lies around."""
     lesion_look: Weight = 0.0
     """How well the lesion, and whether it looks malignant, can be read from the features of both heads."""
     gradient: Weight = 50.0

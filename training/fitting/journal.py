@@ -8,7 +8,7 @@ from training.fitting.step import Losses
 
 LOG = "log.csv"
 COLUMNS = (
-    "epoch", "step", "seconds", "loss", "strain_l1", "colour_l1", "ncc", "lesion_ncc", "lesion_mean",
+    "epoch", "step", "seconds", "loss", "strain_l1", "colour_l1", "ncc", "lesion_ncc", "strain_ratio",
     "lesion_look", "gradient", "spread", "inversion", "adversarial", "feature_matching", "discriminator",
     "r1", "validation_ncc", "validation_lesion_ncc", "validation_error", "validation_expected_error",
 )  # fmt: skip

@@ -6,8 +6,17 @@ weight  (N, 1, H, W), 0 where a frame does not cover the input, above 1 in lesio
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional
 
 from training.fitting.discriminator import Verdict
+
+_RING, _APART = 1 / 16, 1 / 12
+"""Width of the ring around a lesion, and of what is neither lesion nor beside it: 2 to 3 mm of the usual
+height of a picture, to which they are relative."""
+_LEAST_AROUND = 0.01
+"""Share of the picture that there must be to compare with."""
+_FAINTEST = 0.02
+"""Added to strain before a logarithm is taken: below it the colour map has no other colour."""
 
 
 def weighted_l1(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -31,11 +40,38 @@ def lesion_ncc(a: torch.Tensor, b: torch.Tensor, box: torch.Tensor) -> torch.Ten
     return ncc(a, b, box)[has].mean() if bool(has.any()) else a.sum() * 0.0
 
 
-def lesion_mean(a: torch.Tensor, b: torch.Tensor, lesion: torch.Tensor) -> torch.Tensor:
-    """Squared difference of the means inside lesions (N, 1, H, W), mean over samples that have one."""
-    area = lesion.sum(dim=(1, 2, 3))
-    apart = ((a - b) * lesion).sum(dim=(1, 2, 3)) / area.clamp_min(1.0)
-    return apart.square().sum() / (area > 0).sum().clamp_min(1)
+def strain_ratio(
+    a: torch.Tensor, b: torch.Tensor, lesion: torch.Tensor, covered: torch.Tensor
+) -> torch.Tensor:
+    """Squared difference of log strain ratios, mean over the ratios that can be taken.
+
+    Two for each lesion (N, 1, H, W): against the ring around it, and against what lies beside it at its
+    depth. One without enough tissue to compare with is left out; 0 if none is left.
+    """
+    inside = lesion * covered
+    rows = (inside.amax(dim=3, keepdim=True) > 0).float()
+    ring = (_grown(inside, _RING) - inside).clamp_min(0.0) * covered
+    beside = rows * (1.0 - _grown(inside, _APART)) * covered
+    total, count = a.sum() * 0.0, 0
+    for around in (ring, beside):
+        enough = (inside.sum(dim=(1, 2, 3)) > 0) & (around.mean(dim=(1, 2, 3)) > _LEAST_AROUND)
+        apart = _log_ratio(a, inside, around) - _log_ratio(b, inside, around)
+        total = total + (apart.square() * enough).sum()
+        count += int(enough.sum())
+    return total / max(count, 1)
+
+
+def _grown(area: torch.Tensor, share: float) -> torch.Tensor:
+    radius = max(1, round(share * area.shape[2]))
+    return functional.max_pool2d(area, 2 * radius + 1, stride=1, padding=radius)
+
+
+def _log_ratio(strain: torch.Tensor, inside: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
+    means = [
+        (strain * area).sum(dim=(1, 2, 3)) / area.sum(dim=(1, 2, 3)).clamp_min(1.0)
+        for area in (around, inside)
+    ]
+    return torch.log(means[0] + _FAINTEST) - torch.log(means[1] + _FAINTEST)
 
 
 def gradient_l1(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

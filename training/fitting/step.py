@@ -17,13 +17,13 @@ from training.fitting.lesion_reader import LesionReader, reading_loss
 from training.fitting.losses import (
     feature_matching,
     gradient_l1,
-    lesion_mean,
     lesion_ncc,
     lsgan_discriminator,
     lsgan_generator,
     ncc,
     soft_inversion,
     spread_likelihood,
+    strain_ratio,
     weighted_l1,
 )
 from training.fitting.parallel import World
@@ -124,8 +124,8 @@ class Trainer:
             "ncc": (1 - ncc(made.strain, batch.strain, batch.covered)).mean(),
             "gradient": gradient_l1(made.strain, batch.strain, batch.covered),
         }
-        if losses.lesion_mean:
-            parts["lesion_mean"] = lesion_mean(made.strain, batch.strain, batch.lesion * batch.covered)
+        if losses.strain_ratio:
+            parts["strain_ratio"] = strain_ratio(made.strain, batch.strain, batch.lesion, batch.covered)
         if losses.lesion_ncc:
             parts["lesion_ncc"] = 1 - lesion_ncc(made.strain, batch.strain, box_area(boxes, batch.covered))
         if spec.uncertainty:
