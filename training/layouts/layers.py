@@ -7,6 +7,7 @@ does not show scatters as it does between breasts.
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from training.layouts.evidence import Evidence
@@ -46,7 +47,9 @@ def draw_layers(rng: np.random.Generator, evidence: Evidence) -> Layers:
     # Lesions of the breast lie in front of the muscle.
     rows = np.arange(ROWS)[:, None] * evidence.spacing_mm
     lesion_bottom = np.where(evidence.mask, rows, -1.0).max(axis=0)
-    floor = smooth(np.where(lesion_bottom > 0, lesion_bottom + 1.0, 0.0)[None, :], 1e-3, 2.0)[0]
+    # Widened before it is smoothed, or the tip of a narrow spicule would be smoothed into the muscle.
+    widened = cv2.dilate(np.where(lesion_bottom > 0, lesion_bottom + 1.0, 0.0)[None, :], np.ones((1, 9)))
+    floor = smooth(widened, 1e-3, 2.0)[0]
     fat = np.maximum(fat, skin + 1.0)
     muscle = np.maximum(np.maximum(muscle, fat + 2.0), floor)
     return Layers(skin, fat, muscle)

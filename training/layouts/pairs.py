@@ -16,7 +16,7 @@ from training.pairs.pair import Pair, strain_index
 from training.pairs.stills import Entry, Still, read_index, read_still
 from training.simulator.measurement import measured_strain
 
-LAYOUTS_VERSION = 2
+LAYOUTS_VERSION = 3
 """Raise when a still and a draw would give another pair than before: old folders are then refused."""
 
 LAYOUTS = Maker("layouts", LAYOUTS_VERSION, simulated=True)
