@@ -8,7 +8,6 @@ from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import event
 
 from dicom_node.core.rules import Route
 from dicom_node.store.database import open_database
@@ -29,8 +28,10 @@ def costs(tmp_path, monkeypatch):
         (layout.root / "source" / f"{number:02x}").mkdir(parents=True)
     database = open_database(layout.database, datetime.now(UTC))
     counted = Counter()
-    event.listen(database._writer, "before_cursor_execute", lambda *args: counted.update(statements=1))
-    event.listen(database._writer, "commit", lambda conn: counted.update(commits=1))
+    with database.write() as conn:  # all that SQLite is asked to do, whoever asks
+        conn.connection.driver_connection.set_trace_callback(
+            lambda sql: counted.update(commits=1) if sql == "COMMIT" else counted.update(statements=1)
+        )
     sync = os.fsync
 
     def counting(descriptor):
