@@ -259,4 +259,4 @@ def test_trouble_of_our_machine_asks_the_sender_to_try_again(monkeypatch, troubl
 
     monkeypatch.setattr(scp, "_whole", lambda message, arrival: None)
     guest = SimpleNamespace(arrival=Arrival("PACS", "EMODE", "127.0.0.1"))
-    assert scp.StoreScp._store(SimpleNamespace(_take=take), guest, None) == 0xA700
+    assert scp.StoreScp._store(SimpleNamespace(_take=take), guest, None).status == 0xA700

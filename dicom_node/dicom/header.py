@@ -15,6 +15,7 @@ from pydicom.charset import convert_encodings, python_encoding
 from dicom_node.core.errors import InvalidUid, NodeError, ObjectUnreadable
 from dicom_node.core.identity import check_received_uid
 from dicom_node.core.image import ImageHeader
+from dicom_node.dicom.beginning import read_beginning
 from dicom_node.dicom.marks import own_mark
 from dicom_node.dicom.values import (
     element_value,
@@ -30,6 +31,7 @@ from dicom_node.dicom.values import (
 __all__ = [
     "BoundedReader",
     "element_value",
+    "header_from",
     "header_of",
     "is_stepped_over",
     "items",
@@ -178,8 +180,23 @@ def read_header(path: Path) -> ImageHeader:
     return header_of(load_source(path))
 
 
+def header_from(some: bytes, transfer_syntax_uid: str, *, is_whole: bool) -> ImageHeader | None:
+    """What `read_header` reads, from the beginning of a data set in memory; None if the file has to be read.
+
+    some, is_whole  as of `beginning.read_beginning`
+
+    Raises InvalidUid as `read_header` does.
+    """
+    ds = read_beginning(some, transfer_syntax_uid, is_whole=is_whole)
+    return None if ds is None else _header_of(ds, transfer_syntax_uid)
+
+
 def header_of(ds: Dataset) -> ImageHeader:
     """Take the header out of a data set from `read_dataset`; raises InvalidUid."""
+    return _header_of(ds, str(ds.file_meta.TransferSyntaxUID))
+
+
+def _header_of(ds: Dataset, transfer_syntax_uid: str) -> ImageHeader:
     uids = {keyword: _checked_uid(ds, keyword) for keyword in _UIDS}
     number = whole_number(ds, "InstanceNumber")
     if number is not None and abs(number) >= 1 << 31:  # IS ends there (PS3.5 6.2), and so do databases
@@ -189,7 +206,7 @@ def header_of(ds: Dataset) -> ImageHeader:
         sop_instance_uid=uids["SOPInstanceUID"],
         study_instance_uid=uids["StudyInstanceUID"],
         series_instance_uid=uids["SeriesInstanceUID"],
-        transfer_syntax_uid=str(ds.file_meta.TransferSyntaxUID),
+        transfer_syntax_uid=transfer_syntax_uid,
         modality=text(ds, "Modality"),
         body_part=text(ds, "BodyPartExamined"),
         study_description=text(ds, "StudyDescription"),

@@ -24,6 +24,10 @@ _ASCII = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"))
 """VRs that no character set concerns (PS3.5 6.1.2.2). Their bytes are read as they stand, in a tenth of the
 parser's time: headers are read while a sender waits."""
 
+_LISTS, _PROSE = frozenset(("LO", "SH")), frozenset(("LT", "ST", "UT"))
+"""VRs that a character set concerns; a backslash divides values in the first only (PS3.5 6.2). Printable
+ASCII is the same in every set that DICOM has, so that it is read as it stands, too."""
+
 
 @contextmanager
 def pydicom_quiet() -> Iterator[None]:
@@ -124,12 +128,17 @@ def _raw_length(element: object) -> int:
 
 
 def _as_it_stands(element: object) -> list[str] | None:
-    """The values of an element of plain ASCII, or one number of 16 bits; None if it takes a parser."""
+    """The values of an element of printable ASCII, or one number of 16 bits; None if it takes a parser."""
     if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
         return None
     vr = element.VR or _usual_vr(element.tag)
     if vr in _ASCII:
         return element.value.decode("latin-1").split("\\")
+    if vr in _LISTS or vr in _PROSE:
+        words = element.value.rstrip(b"\0 ").decode("latin-1")
+        if words.isascii() and words.isprintable():
+            return words.split("\\") if vr in _LISTS else [words]
+        return None
     if vr == "US" and len(element.value) == 2:
         return [str(int.from_bytes(element.value, "little" if element.is_little_endian else "big"))]
     return None

@@ -55,6 +55,19 @@ class AssociationLimits:
     spool: SpoolLimits
 
 
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What came of a request."""
+
+    status: int
+    afterwards: Callable[[], None] = _nothing
+    """What can wait until the peer has its answer. Called once, whether or not it takes the answer."""
+
+
 class Host(Protocol):
     """Who decides about associations and serves them. Called from the association's thread."""
 
@@ -67,8 +80,8 @@ class Host(Protocol):
     def began(self, guest: Association) -> None:
         """The association is established."""
 
-    def serve(self, guest: Association, message: Message) -> int:
-        """Do what a request asks, and return the status. Must not raise."""
+    def serve(self, guest: Association, message: Message) -> Served:
+        """Do what a request asks. Must not raise."""
 
     def answered(self, guest: Association, message: Message) -> None:
         """The answer is on its way."""
@@ -148,7 +161,7 @@ class Association:
             self._serve(inbox, request.longest_pdu)
             released = True
         finally:
-            inbox.drop()
+            inbox.close()
             self._host.ended(self, released=released)
         self._say_last(RELEASE_RESPONSE)
 
@@ -162,6 +175,8 @@ class Association:
                     message = inbox.take(fragment)
                     if message is not None:
                         self._answer(message, longest)
+                        if message.spool is not None:
+                            inbox.prepare()
             elif kind == A_RELEASE_RQ:
                 return
             elif kind == A_ABORT:
@@ -171,9 +186,13 @@ class Association:
 
     def _answer(self, message: Message, longest: int) -> None:
         try:
-            status = self._host.serve(self, message)
-            self._send(command_pdus(message.context_id, response_to(message.command, status), longest))
-            self._host.answered(self, message)
+            served = self._host.serve(self, message)
+            try:
+                answer = response_to(message.command, served.status)
+                self._send(command_pdus(message.context_id, answer, longest))
+                self._host.answered(self, message)
+            finally:
+                served.afterwards()
         finally:
             if message.spool is not None:
                 message.spool.remove()  # what was kept has another name by now

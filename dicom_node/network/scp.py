@@ -20,7 +20,7 @@ from dicom_node.core.errors import ClassNotAccepted, NodeError, ObjectUnreadable
 from dicom_node.core.image import Arrival
 from dicom_node.dicom.services import RETURNED_CLASSES, ULTRASOUND_CLASSES, UNCOMPRESSED, transfer_syntaxes_in
 from dicom_node.network.admission import Admission
-from dicom_node.network.association import Association, AssociationLimits
+from dicom_node.network.association import Association, AssociationLimits, Served
 from dicom_node.network.audit import IncomingAudit
 from dicom_node.network.command import C_ECHO_RQ, C_STORE_RQ
 from dicom_node.network.commitment import ReportRequest, TakeReport, answer_report
@@ -60,6 +60,15 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """An object that is durable."""
+
+    study_instance_uid: str
+    announce: Callable[[], None]
+    """Tells whoever has to know; can wait until the sender has its answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportDesk:
     """Who takes the storage commitment reports that archives bring on associations of their own."""
 
@@ -72,13 +81,13 @@ class ReportDesk:
 class StoreScp:
     """C-ECHO, C-STORE and reports of storage commitment on one port for all our AE titles.
 
-    take  makes one object durable; returning its Study Instance UID means 0000, a NodeError its status.
+    take  makes one object durable; returning means 0000, a NodeError its status.
     """
 
     def __init__(
         self,
         settings: ScpSettings,
-        take: Callable[[Received], str],
+        take: Callable[[Received], Taken],
         desk: ReportDesk,
         audit: IncomingAudit | None = None,
     ) -> None:
@@ -148,13 +157,13 @@ class StoreScp:
         )
         self._audit.ended(guest, guest.arrival, released=released)
 
-    def serve(self, guest: Association, message: Message) -> int:
+    def serve(self, guest: Association, message: Message) -> Served:
         """One request in, one status out."""
         if message.command.field == C_ECHO_RQ:
-            return _SUCCESS
+            return Served(_SUCCESS)
         if message.command.field == C_STORE_RQ:
             return self._store(guest, message)
-        return self._report(guest, message)
+        return Served(self._report(guest, message))
 
     def answered(self, guest: Association, message: Message) -> None:
         """A moment at which a test may kill us."""
@@ -175,12 +184,12 @@ class StoreScp:
         )
         return answer_report(request, self._desk.taker(sender), sender)
 
-    def _store(self, guest: Association, message: Message) -> int:
+    def _store(self, guest: Association, message: Message) -> Served:
         started = time.monotonic()
         fields = {"peer": guest.arrival.calling_ae_title, "address": guest.arrival.address}
         try:
             received = _whole(message, guest.arrival)
-            study = self._take(received)
+            taken = self._take(received)
         except NodeError as error:
             log.warning(
                 "object refused",
@@ -191,7 +200,7 @@ class StoreScp:
                     **fields,
                 },
             )
-            return error.dimse_status
+            return Served(error.dimse_status)
         except Exception as error:  # noqa: BLE001 - the sender needs an answer whatever happened
             # Our disk or memory, not their object: the sender shall try again.
             ours = isinstance(error, OSError | MemoryError)
@@ -204,15 +213,25 @@ class StoreScp:
                     **fields,
                 },
             )
-            return _OUT_OF_RESOURCES if ours else _CANNOT_UNDERSTAND
-        self._audit.arrived(guest, guest.arrival, study, received.sop_class_uid)
+            return Served(_OUT_OF_RESOURCES if ours else _CANNOT_UNDERSTAND)
+        seconds = time.monotonic() - started
+        return Served(_SUCCESS, lambda: self._stored(guest, received, taken, seconds))
+
+    def _stored(self, guest: Association, received: Received, taken: Taken, seconds: float) -> None:
+        """Everybody else who has to know of an object; its sender knows already."""
+        taken.announce()
+        self._audit.arrived(guest, guest.arrival, taken.study_instance_uid, received.sop_class_uid)
         with self._counts_lock:
             self._counts[guest] += 1
         log.debug(
             "object stored",
-            extra={"action": "object-stored", "seconds": time.monotonic() - started, **fields},
+            extra={
+                "action": "object-stored",
+                "seconds": seconds,
+                "peer": guest.arrival.calling_ae_title,
+                "address": guest.arrival.address,
+            },
         )
-        return _SUCCESS
 
 
 def _whole(message: Message, arrival: Arrival) -> Received:

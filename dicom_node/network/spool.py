@@ -22,6 +22,9 @@ _LOOK_EVERY = 8 << 20
 _START_EVERY = 1 << 20
 """Bytes after which the kernel is asked to begin writing: little is left to wait for at the end."""
 
+_BEGINNING = 1 << 16
+"""Bytes of a data set that stay in memory until it is served: mostly all that stands before the pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class SpoolLimits:
@@ -37,6 +40,36 @@ class SpoolLimits:
     require_room: Callable[[], None]
 
 
+class BlankFile:
+    """An empty file that waits for the next object: making one can take longer than filling it."""
+
+    def __init__(self, folder: Path) -> None:
+        """In this folder, once `prepare` is called."""
+        self._folder = folder
+        self._made: tuple[Path, int] | None = None
+
+    def prepare(self) -> None:
+        """Make it now, if there is none. What goes wrong will be said when it is needed."""
+        if self._made is None:
+            path = _new_path(self._folder)
+            with suppress(OSError):
+                self._made = path, _create(path)
+
+    def take(self) -> tuple[Path, int] | None:
+        """Its path and its descriptor, which are the caller's now; None if there is none."""
+        made, self._made = self._made, None
+        return made
+
+    def remove(self) -> None:
+        """Nothing more will come."""
+        made = self.take()
+        if made is not None:
+            path, descriptor = made
+            os.close(descriptor)
+            with suppress(OSError):
+                path.unlink()
+
+
 class Spool:
     """The file of one data set. Writing never raises: what went wrong is `failure`, and the rest is dropped.
 
@@ -44,18 +77,27 @@ class Spool:
     is left. The digest is taken on the way, so that nobody has to read the file again for it.
     """
 
-    def __init__(self, limits: SpoolLimits, transfer_syntax_uid: str) -> None:
-        """Open the file, or have `failure`."""
+    def __init__(self, limits: SpoolLimits, transfer_syntax_uid: str, blank: BlankFile | None = None) -> None:
+        """Open the file, or have `failure`.
+
+        blank  gives the file, if it has one.
+        """
         self._limits = limits
         self._next_look = 0
         self._started = 0
         self._digest = hashlib.sha256(transfer_syntax_uid.encode())
+        self._beginning = bytearray()
         self._descriptor: int | None = None
         self.failure: NodeError | None = None
-        self.path = limits.folder / f"{PREFIX}{uuid.uuid4().hex}.dcm"
+        self.transfer_syntax_uid = transfer_syntax_uid
         self.size = 0
+        made = blank.take() if blank is not None else None
+        if made is not None:
+            self.path, self._descriptor = made
+            return
+        self.path = _new_path(limits.folder)
         try:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._descriptor = _create(self.path)
         except OSError as error:
             self._give_up(_full(error))
 
@@ -64,6 +106,16 @@ class Spool:
         """As `store.files.digest_from` has it: SHA-256 over the transfer syntax and the data set."""
         return self._digest.hexdigest()
 
+    @property
+    def beginning(self) -> bytes:
+        """The first bytes of the data set, so that nobody has to read them from the file."""
+        return bytes(self._beginning)
+
+    @property
+    def is_all_beginning(self) -> bool:
+        """Is that the whole data set?"""
+        return len(self._beginning) < _BEGINNING
+
     def begin(self, head: bytes) -> None:
         """Write what stands before the data set."""
         self._write(memoryview(head))
@@ -71,6 +123,8 @@ class Spool:
     def write(self, some: memoryview) -> None:
         """Keep these bytes of the data set, or drop them."""
         self._digest.update(some)
+        if len(self._beginning) < _BEGINNING:
+            self._beginning += some[: _BEGINNING - len(self._beginning)]
         self._write(some)
 
     def end(self) -> None:
@@ -137,6 +191,14 @@ class Spool:
         if self.failure is None:
             self.failure = failure
         self.remove()
+
+
+def _new_path(folder: Path) -> Path:
+    return folder / f"{PREFIX}{uuid.uuid4().hex}.dcm"
+
+
+def _create(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 def _full(error: OSError) -> StorageFull:

@@ -15,7 +15,7 @@ from dicom_node.core.identity import is_loopback
 from dicom_node.network.admission import Admission, AllowedPeer
 from dicom_node.network.association import AssociationLimits
 from dicom_node.network.audit import IncomingAudit
-from dicom_node.network.scp import Received, ReportDesk, ScpSettings, StoreScp
+from dicom_node.network.scp import ReportDesk, ScpSettings, StoreScp
 from dicom_node.network.seats import Seats
 from dicom_node.network.server import DoorLimits, Listener
 from dicom_node.network.spool import PREFIX as SPOOL_PREFIX
@@ -56,10 +56,6 @@ def receive(base: Base) -> None:
         infer_max_attempts=config.inference.max_attempts,
         clock=now,
     )
-
-    def take(received: Received) -> str:
-        return reception.take(received).study_instance_uid
-
     audit = IncomingAudit(base.trail)
     credentials = listening_credentials(config)
     listeners = _listeners(config, credentials)
@@ -90,7 +86,7 @@ def receive(base: Base) -> None:
     if credentials is not None:
         credentials.refresh()  # what is wrong with the files is said now, not when somebody calls
         on_hangup(lambda: credentials.refresh(force=True))
-    scp = StoreScp(settings, take, desk, audit)
+    scp = StoreScp(settings, reception.take, desk, audit)
     try:
         ports = dict(zip(listeners, scp.start(), strict=True))
     except OSError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
 
@@ -138,12 +138,14 @@ def _trouble_is_temporary() -> Iterator[None]:
     """
     try:
         yield
-    except OperationalError as error:
-        raise StoreBusy(f"{type(error.orig).__name__}: {error.orig}") from error
-    except DatabaseError as error:
-        if type(error.orig) is not sqlite3.DatabaseError:
-            raise
-        raise DatabaseDamaged(f"{error.orig}; {_RESCUE}") from error
+    except (DatabaseError, sqlite3.DatabaseError) as error:
+        # SQLAlchemy's, or the driver's own from a statement that was given to it as it is (`ready.py`).
+        cause = error.orig if isinstance(error, DatabaseError) else error
+        if isinstance(cause, sqlite3.OperationalError):
+            raise StoreBusy(f"{type(cause).__name__}: {cause}") from error
+        if type(cause) is sqlite3.DatabaseError:
+            raise DatabaseDamaged(f"{cause}; {_RESCUE}") from error
+        raise
     except PoolTimeout as error:
         raise StoreBusy("every connection is in use") from error
 

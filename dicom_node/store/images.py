@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, bindparam, func, insert, literal, or_, select, update
 
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind, JobState
 from dicom_node.core.study import STUDY_TRANSITIONS, SettlePolicy, StudyEvent, StudyState, is_settled
 from dicom_node.dicom.skip import Skip
+from dicom_node.store.ready import Ready
 from dicom_node.store.schema import UtcDateTime, images, jobs, studies
 
 
@@ -57,24 +58,70 @@ class StoredImage:
     purged_at: datetime | None
 
 
-# What each arrival runs is built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
-_KNOWN_IMAGE = select(images).where(
-    images.c.route == bindparam("route"), images.c.sop_instance_uid == bindparam("uid")
+class _Known(NamedTuple):
+    """The row of an image that was here before."""
+
+    id: int
+    study_id: int
+    digest: str
+    is_purged: bool
+    revision: int
+    arrivals: int
+
+
+_KNOWN_IMAGE = Ready(
+    select(
+        images.c.id,
+        images.c.study_id,
+        images.c.digest,
+        images.c.purged_at.is_not(None),
+        images.c.revision,
+        images.c.arrivals,
+    ).where(images.c.route == bindparam("on_route"), images.c.sop_instance_uid == bindparam("uid"))
 )
-_FILE_IS_BACK = (
+_FILE_IS_BACK = Ready(
     update(images)
     .where(images.c.digest == bindparam("file"), images.c.purged_at.is_not(None))
     .values(purged_at=None)
 )
-_ADD_IMAGE = insert(images)
-_KNOWN_STUDY = select(studies).where(studies.c.study_instance_uid == bindparam("uid"))
-_ADD_STUDY = insert(studies)
-_STUDY_GREW = (
+_ADD_IMAGE = Ready(
+    insert(images),
+    "study_id",
+    "route",
+    "sop_instance_uid",
+    "sop_class_uid",
+    "series_instance_uid",
+    "transfer_syntax_uid",
+    "instance_number",
+    "digest",
+    "size_bytes",
+    "calling_ae_title",
+    "called_ae_title",
+    "address",
+    "received_at",
+    "decision",
+    "skip_code",
+    "skip_sentence",
+    "decided_at",
+    "purged_at",
+)
+_KNOWN_STUDY = Ready(
+    select(studies.c.id, studies.c.state).where(studies.c.study_instance_uid == bindparam("uid"))
+)
+_ADD_STUDY = Ready(
+    insert(studies),
+    "study_instance_uid",
+    "accession_number",
+    "state",
+    "first_received_at",
+    "last_received_at",
+)
+_STUDY_GREW = Ready(
     update(studies)
     .where(studies.c.id == bindparam("study"))
     .values(state=bindparam("now_is"), last_received_at=bindparam("at"))
 )
-_STUDY_REOPENED = (
+_STUDY_REOPENED = Ready(
     update(studies)
     .where(studies.c.id == bindparam("study"))
     .values(
@@ -101,8 +148,9 @@ def record_arrival(
     now: datetime,
 ) -> Receipt:
     """Write down one received object. The caller's commit is what a 0000 status stands for."""
-    known = conn.execute(_KNOWN_IMAGE, {"route": route, "uid": header.sop_instance_uid}).one_or_none()
-    if known is not None and known.digest == digest and known.purged_at is None:
+    row = _KNOWN_IMAGE.run(conn, {"on_route": route, "uid": header.sop_instance_uid}).fetchone()
+    known = _Known(*row) if row is not None else None
+    if known is not None and known.digest == digest and not known.is_purged:
         conn.execute(update(images).where(images.c.id == known.id).values(arrivals=known.arrivals + 1))
         return Receipt(known.id, known.study_id, header.study_instance_uid, Novelty.DUPLICATE)
 
@@ -126,7 +174,7 @@ def record_arrival(
         "purged_at": None,
     }
     # The file is there again for every row that shares it.
-    conn.execute(_FILE_IS_BACK, {"file": digest})
+    _FILE_IS_BACK.run(conn, {"file": digest})
     if known is not None:
         returned = known.digest == digest
         counts = {"revision": known.revision + (not returned), "arrivals": known.arrivals + 1}
@@ -134,10 +182,9 @@ def record_arrival(
         novelty = Novelty.RETURNED if returned else Novelty.REPLACED
         return Receipt(known.id, study_id, header.study_instance_uid, novelty)
     identity = {"route": route, "sop_instance_uid": header.sop_instance_uid}
-    result = conn.execute(_ADD_IMAGE, identity | content)
-    row_id = result.inserted_primary_key
-    assert row_id is not None
-    return Receipt(int(row_id[0]), study_id, header.study_instance_uid, Novelty.NEW)
+    image_id = _ADD_IMAGE.run(conn, identity | content).lastrowid
+    assert image_id is not None
+    return Receipt(image_id, study_id, header.study_instance_uid, Novelty.NEW)
 
 
 def is_worth_another_try(conn: Connection, image_id: int) -> bool:
@@ -228,22 +275,20 @@ def study_is_settled(conn: Connection, study_id: int) -> bool:
 
 
 def _arrive_at_study(conn: Connection, header: ImageHeader, now: datetime) -> int:
-    study: Row[Any] | None = conn.execute(_KNOWN_STUDY, {"uid": header.study_instance_uid}).one_or_none()
-    if study is None:
-        result = conn.execute(
-            _ADD_STUDY,
-            {
-                "study_instance_uid": header.study_instance_uid,
-                "accession_number": header.accession_number[:16],
-                "state": StudyState.RECEIVING,
-                "first_received_at": now,
-                "last_received_at": now,
-            },
-        )
-        row_id = result.inserted_primary_key
-        assert row_id is not None
-        return int(row_id[0])
-    after = STUDY_TRANSITIONS[StudyState(study.state), StudyEvent.ARRIVE]
-    change = _STUDY_GREW if study.state == StudyState.RECEIVING else _STUDY_REOPENED
-    conn.execute(change, {"study": study.id, "now_is": after, "at": now})
-    return int(study.id)
+    known = _KNOWN_STUDY.run(conn, {"uid": header.study_instance_uid}).fetchone()
+    if known is None:
+        study = {
+            "study_instance_uid": header.study_instance_uid,
+            "accession_number": header.accession_number[:16],
+            "state": StudyState.RECEIVING,
+            "first_received_at": now,
+            "last_received_at": now,
+        }
+        added = _ADD_STUDY.run(conn, study).lastrowid
+        assert added is not None
+        return added
+    study_id, state = known
+    after = STUDY_TRANSITIONS[StudyState(state), StudyEvent.ARRIVE]
+    change = _STUDY_GREW if state == StudyState.RECEIVING else _STUDY_REOPENED
+    change.run(conn, {"study": study_id, "now_is": after, "at": now})
+    return int(study_id)

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, 
 
 from dicom_node.core.errors import AttemptsExhausted, IllegalTransition, NoSuchJob, StaleLease
 from dicom_node.core.job import JobEvent, JobKind, JobState, next_state, states_before
+from dicom_node.store.ready import Ready
 from dicom_node.store.schema import job_events, jobs
 
 LONGEST_DELAY = timedelta(days=1)
@@ -56,32 +57,41 @@ class NewJob:
     held: bool = False
 
 
-_ADD_JOB = insert(jobs)
-"""Built once: SQLAlchemy takes longer to build a statement than SQLite to run it."""
+_ADD_JOB = Ready(
+    insert(jobs),
+    "kind",
+    "lane",
+    "state",
+    "priority",
+    "study_id",
+    "image_id",
+    "delivery_id",
+    "max_attempts",
+    "not_before",
+    "changed_at",
+    "created_at",
+)
 
 
 def enqueue(conn: Connection, job: NewJob, now: datetime) -> int:
     """Add a job; it exists when the caller's transaction commits."""
     state = JobState.HELD if job.held else JobState.WAITING
-    result = conn.execute(
-        _ADD_JOB,
-        {
-            "kind": job.kind,
-            "lane": job.lane,
-            "state": state,
-            "priority": job.priority,
-            "study_id": job.study_id,
-            "image_id": job.image_id,
-            "delivery_id": job.delivery_id,
-            "max_attempts": job.max_attempts,
-            "not_before": job.not_before,
-            "changed_at": now,
-            "created_at": now,
-        },
-    )
-    row_id = result.inserted_primary_key
-    assert row_id is not None
-    return int(row_id[0])
+    row = {
+        "kind": job.kind,
+        "lane": job.lane,
+        "state": state,
+        "priority": job.priority,
+        "study_id": job.study_id,
+        "image_id": job.image_id,
+        "delivery_id": job.delivery_id,
+        "max_attempts": job.max_attempts,
+        "not_before": job.not_before,
+        "changed_at": now,
+        "created_at": now,
+    }
+    job_id = _ADD_JOB.run(conn, row).lastrowid
+    assert job_id is not None
+    return job_id
 
 
 def claim(

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from dicom_node.core.delivery import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState
 from dicom_node.core.errors import IllegalTransition
+from dicom_node.store.ready import Ready
 from dicom_node.store.schema import deliveries, image_results, results
 
 
@@ -56,6 +57,7 @@ class KnownResult:
     purged_at: datetime | None
 
 
+_NAMES_RESULT = Ready(select(results.c.id).where(results.c.sop_instance_uid == bindparam("uid")))
 _KNOWN_RESULT = select(results).where(results.c.sop_instance_uid == bindparam("uid"))
 
 
@@ -78,7 +80,7 @@ def has_way_to_go(conn: Connection, result_id: int, destinations: Collection[str
 
 def names_result(conn: Connection, sop_instance_uids: Iterable[str]) -> bool:
     """Is one of these a result that this node emitted?"""
-    return any(known_result(conn, uid) is not None for uid in sop_instance_uids)
+    return any(_NAMES_RESULT.run(conn, {"uid": uid}).fetchone() is not None for uid in sop_instance_uids)
 
 
 def add_result(conn: Connection, image_id: int, result: NewResult, now: datetime) -> int:

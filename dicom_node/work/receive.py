@@ -17,9 +17,10 @@ from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind
 from dicom_node.core.rules import Choice, Route, choose_route
 from dicom_node.dicom.gate import judge_header
-from dicom_node.dicom.header import read_header
+from dicom_node.dicom.header import header_from, read_header
 from dicom_node.dicom.skip import Skip, SkipCode
-from dicom_node.network.scp import Received
+from dicom_node.network.scp import Received, Taken
+from dicom_node.network.spool import Spool
 from dicom_node.store.files import Layout, place_file
 from dicom_node.store.images import Novelty, Receipt, is_worth_another_try, record_arrival
 from dicom_node.store.jobs import NewJob, enqueue
@@ -45,26 +46,24 @@ class Reception:
     infer_max_attempts: int
     clock: Callable[[], datetime]
 
-    def take(self, received: Received) -> Receipt:
+    def take(self, received: Received) -> Taken:
         """File, then row, then return: after that the object survives a power cut.
 
         Raises NodeError with the status to answer; nothing is kept then.
         """
         try:
-            receipt = self._take(received)
+            return self._take(received)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull(f"{error.strerror}; make room on the data disk") from error
             raise
-        self.bells.ring(JobKind.INFER, INFER_LANE)
-        return receipt
 
-    def _take(self, received: Received) -> Receipt:
+    def _take(self, received: Received) -> Taken:
         faults.step("receive.spooled")
         spool, arrival = received.spool, received.arrival
         check_received_uid("Affected SOP Instance UID", received.sop_instance_uid)
         # The disk has begun to write; the header is read meanwhile.
-        header = read_header(spool.path)
+        header = _header_of(spool)
         if (header.sop_class_uid, header.sop_instance_uid) != (
             received.sop_class_uid,
             received.sop_instance_uid,
@@ -78,6 +77,15 @@ class Reception:
         faults.step("receive.synced")
         receipt, skip = self.together.write(lambda conn: self._record(conn, received, header, choice, skip))
         faults.step("receive.committed")
+        return Taken(
+            header.study_instance_uid, lambda: self._announce(header, arrival, choice, receipt, skip)
+        )
+
+    def _announce(
+        self, header: ImageHeader, arrival: Arrival, choice: Choice, receipt: Receipt, skip: Skip | None
+    ) -> None:
+        """To the worker, and in the log."""
+        self.bells.ring(JobKind.INFER, INFER_LANE)
         log.info(
             "image received",
             extra={
@@ -90,7 +98,6 @@ class Reception:
                 "code": skip.code.value if skip else None,
             },
         )
-        return receipt
 
     def _record(
         self, conn: Connection, received: Received, header: ImageHeader, choice: Choice, skip: Skip | None
@@ -125,6 +132,12 @@ class Reception:
             enqueue(conn, job, now)
         faults.step("receive.recorded")
         return receipt, skip
+
+
+def _header_of(spool: Spool) -> ImageHeader:
+    """From the bytes in memory, if these are enough and of the ordinary form; else from the file."""
+    header = header_from(spool.beginning, spool.transfer_syntax_uid, is_whole=spool.is_all_beginning)
+    return header or read_header(spool.path)
 
 
 def _made_here(conn: Connection, header: ImageHeader) -> Skip | None:
