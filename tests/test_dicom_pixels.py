@@ -187,6 +187,15 @@ def test_luma_keeps_grey_exactly_and_weighs_colours() -> None:
     assert luma(primaries).tolist() == [[76, 150, 29]]
 
 
+def test_luma_is_the_same_whole_numbers_for_every_colour() -> None:
+    """The documented arithmetic, in integers: another rounding would be another input of the network."""
+    green, blue = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
+    for red in range(0, 256, 5):
+        wide = 19595 * red + 38470 * green + 7471 * blue
+        colours = np.stack([np.full_like(green, red), green, blue], axis=-1).astype(np.uint8)
+        assert np.array_equal(luma(colours), ((wide + 32768) >> 16).astype(np.uint8)), red
+
+
 # -- what cannot be decoded ----------------------------------------------------------------------
 
 
