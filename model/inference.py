@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from model.colormap import get_colormap, invert, overlay
 from model.errors import ResultInvalid
@@ -64,6 +65,7 @@ class Inference:
         device: Literal["cpu", "cuda"] = "cpu",
         precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
+        """Take the network over: it is moved to the device, and in bf16 its weights are rounded for good."""
         self.device: Literal["cpu", "cuda"] = device
         self.precision: Literal["fp32", "bf16"] = precision
         self.preprocess = preprocess
@@ -71,6 +73,8 @@ class Inference:
         self.colormap = get_colormap(network.spec.colormap, network.spec.colormap_version)
         placed = network.eval().to(device)
         self._network = placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if precision == "bf16":
+            _cast_weights(self._network)
 
     def predict(self, frames: Sequence[Frame]) -> list[Elastogram]:
         """Return one elastogram for each frame uint8 (H, W); sizes may differ.
@@ -109,7 +113,7 @@ class Inference:
             channels = [to_frame(output.colour[i, c], shape, spec) for c in range(3)]
             colour = np.round(np.clip(np.stack(channels, axis=-1), 0, 1) * 255).astype(np.uint8)
         else:
-            residual = np.stack([to_frame(output.residual[i, c], shape, spec) for c in range(3)], axis=-1)
+            residual = [to_frame(output.residual[i, c], shape, spec) for c in range(3)]
             colour = overlay(strain, frame, self.colormap, generator.alpha, residual)
         spread = to_frame(output.spread[i, 0], shape, spec) if generator.uncertainty else None
         return Elastogram(strain, colour, self._agreement(strain, colour), spread)
@@ -120,3 +124,10 @@ class Inference:
         sample = np.ascontiguousarray(colour[::step, ::step])
         recovered = invert(sample, self.colormap, self.spec.alpha)
         return float(np.abs(recovered - strain[::step, ::step]).mean())
+
+
+def _cast_weights(network: nn.Module) -> None:
+    """Bring to bf16 once the weights that autocast would bring there at every pass, to the same values."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.to(torch.bfloat16)

@@ -14,7 +14,7 @@ from model.generator import Generator, GeneratorSpec
 from model.inference import Inference
 from model.manifest import manifest_digest, sha256
 from model.predict import Predictor
-from model.preprocess import PreprocessSpec
+from model.preprocess import PreprocessSpec, to_frame, to_tensor
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +176,13 @@ def test_device_is_given_or_refused(bundle):
         Predictor(bundle, device="tpu")  # type: ignore[arg-type]
     with pytest.raises(SpecInvalid, match="int8"):
         Predictor(bundle, precision="int8")  # type: ignore[arg-type]
+
+
+def test_weights_rounded_once_give_the_bits_of_weights_rounded_at_every_pass(bundle):
+    frame = bundle.self_test.frame
+    made = Predictor(bundle, device="cpu", precision="bf16").predict([frame])[0]
+    network = bundle.build_generator().eval().to(memory_format=torch.channels_last)
+    batch = to_tensor(frame, bundle.preprocess).unsqueeze(0).to(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        strain = network(batch).strain
+    assert np.array_equal(made.strain, to_frame(strain[0, 0], frame.shape, bundle.preprocess))
