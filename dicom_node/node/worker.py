@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import cv2
+
 from dicom_node.core.job import JobKind, RetryPolicy
 from dicom_node.node.base import Base
 from dicom_node.node.lanes import serve_lanes
@@ -26,7 +28,12 @@ def infer(base: Base) -> None:
     """Load the bundles, then serve images until told to stop."""
     config = base.config
     routes = {route.name: route for route in routes_of(config)}
-    models = models_of(config, sorted({route.bundle for route in routes.values()}))
+    cores = len(os.sched_getaffinity(0))
+    helpers = min(_MOST_HELPERS, cores)
+    # More threads than cores wait for each other, and spin meanwhile: an image then costs twice its work.
+    cv2.setNumThreads(1)
+    threads = max(1, cores // helpers)
+    models = models_of(config, sorted({route.bundle for route in routes.values()}), threads=threads)
     appearance = appearance_of(config)
     for model in models.values():
         warm_up(model, appearance)
@@ -42,7 +49,7 @@ def infer(base: Base) -> None:
         limits=read_limits_of(config),
         delivery_attempts={name: d.retry.max_attempts for name, d in config.destinations.items()},
         unfamiliar=config.inference.unfamiliar,
-        helpers=min(_MOST_HELPERS, os.cpu_count() or 1),
+        helpers=helpers,
     )
     lane = Lane(
         JobKind.INFER,
