@@ -1,9 +1,13 @@
 """One network on one device: frames to elastograms, batched; knows nothing of bundles."""
 
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from itertools import repeat
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +29,12 @@ AGREEMENT_LIMIT = 0.1
 each other: a colour head can be off by 0.2 in a channel, a picture of another frame is by 0.2 and more."""
 
 _AGREEMENT_SAMPLES = 8192
+
+_AHEAD = {"cpu": 0, "cuda": 1}
+"""Batches that are under way in the network while an earlier one is finished."""
+
+_MOST_COMPOSERS = 8
+"""Threads that bring results of a GPU to the size of their frames: some 10 ms each for a screen's width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +64,18 @@ class Elastogram:
         return self.familiarity is not None and self.familiarity < FAMILIAR_FROM
 
 
+class _Pass(NamedTuple):
+    """What a batch comes to, on this side; `arrived` is when, or None if it is there."""
+
+    output: GeneratorOutput
+    arrived: torch.cuda.Event | None
+
+    def wait(self) -> GeneratorOutput:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.output
+
+
 class Inference:
     """A generator in evaluation mode, with the preprocessing that its weights expect."""
 
@@ -75,6 +97,11 @@ class Inference:
         self._network = placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if precision == "bf16":
             _cast_weights(self._network)
+        # On a CPU the network needs the cores itself.
+        self._composers: ThreadPoolExecutor | None = None
+        if device == "cuda":
+            cores = min(_MOST_COMPOSERS, len(os.sched_getaffinity(0)))
+            self._composers = ThreadPoolExecutor(cores, thread_name_prefix="composer")
 
     def predict(self, frames: Sequence[Frame]) -> list[Elastogram]:
         """Return one elastogram for each frame uint8 (H, W); sizes may differ.
@@ -85,24 +112,48 @@ class Inference:
         tensors = [to_tensor(frame, self.preprocess) for frame in frames]
         results: list[Elastogram] = []
         size = BATCH_SIZE[self.device]
+        under_way: deque[tuple[Sequence[Frame], _Pass]] = deque()
         for start in range(0, len(frames), size):
-            output = self._run(torch.stack(tensors[start : start + size]))
-            batch = frames[start : start + size]
-            results += [self._compose(frame, output, i) for i, frame in enumerate(batch)]
+            under_way.append((frames[start : start + size], self._start(tensors[start : start + size])))
+            # One batch ahead: a GPU works on the next one while these are brought to their size.
+            if len(under_way) > _AHEAD[self.device]:
+                results += self._finish(*under_way.popleft())
+        while under_way:
+            results += self._finish(*under_way.popleft())
         return results
 
-    def _run(self, batch: torch.Tensor) -> GeneratorOutput:
-        batch = batch.to(self.device, memory_format=torch.channels_last)
+    def _start(self, tensors: Sequence[torch.Tensor]) -> _Pass:
+        """Send a batch through the network; on a GPU this returns before it is through."""
+        batch = torch.stack(list(tensors)).contiguous(memory_format=torch.channels_last)
+        if self.device == "cuda":
+            # From page-locked memory the copies wait for nobody.
+            batch = batch.pin_memory().to(self.device, non_blocking=True)
         autocast: AbstractContextManager[None] = torch.autocast(
             self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )
         with torch.inference_mode(), autocast:
             output: GeneratorOutput = self._network(batch)
-        output = GeneratorOutput(*(part.float().cpu() for part in output))
+            parts = [part.float() for part in output]
+            if self.device != "cuda":
+                return _Pass(GeneratorOutput(*parts), None)
+            here = [torch.empty(part.shape, pin_memory=True) for part in parts]
+            for place, part in zip(here, parts, strict=True):
+                place.copy_(part, non_blocking=True)
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
+            return _Pass(GeneratorOutput(*here), arrived)
+
+    def _finish(self, frames: Sequence[Frame], passed: _Pass) -> list[Elastogram]:
+        """Wait for a batch, and bring it to the sizes of its frames."""
+        output = passed.wait()
         known = output if self.spec.uncertainty else output[:3]
         if not all(bool(torch.isfinite(part).all()) for part in known):
             raise ResultInvalid(f"on {self.device} in {self.precision}", device=self.device)
-        return output
+        return self.each(self._compose, frames, repeat(output), range(len(frames)))
+
+    def each(self, work: Callable[..., Elastogram], *columns: Iterable[Any]) -> list[Elastogram]:
+        """Call `work` for each row of columns: side by side where the network leaves the cores free."""
+        return list(map(work, *columns) if self._composers is None else self._composers.map(work, *columns))
 
     def _compose(self, frame: Frame, output: GeneratorOutput, i: int) -> Elastogram:
         """Bring both heads to the frame's size; B-mode detail comes from the frame itself."""

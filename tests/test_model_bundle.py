@@ -1,6 +1,7 @@
 """The bundle: whole, unchanged, or refused."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from model import inference
 from model.bundle import Bundle, SelfTest, pack_weights, read_bundle, write_bundle
 from model.errors import BundleInvalid, DeviceUnavailable, SelfTestFailed, SpecInvalid
 from model.generator import Generator, GeneratorSpec
@@ -186,3 +188,31 @@ def test_weights_rounded_once_give_the_bits_of_weights_rounded_at_every_pass(bun
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         strain = network(batch).strain
     assert np.array_equal(made.strain, to_frame(strain[0, 0], frame.shape, bundle.preprocess))
+
+
+def test_passes_that_overlap_and_threads_that_compose_change_no_result(bundle, monkeypatch):
+    """What a GPU has on, tried on this CPU: batches, one of them ahead, composed side by side."""
+    rng = np.random.default_rng(3)
+    frames = [rng.integers(0, 256, (80 + k, 130 - k), dtype=np.uint8) for k in range(7)]
+    alone = Predictor(bundle, device="cpu", precision="fp32").predict(frames)
+    monkeypatch.setitem(inference.BATCH_SIZE, "cpu", 3)
+    monkeypatch.setitem(inference._AHEAD, "cpu", 1)
+    predictor = Predictor(bundle, device="cpu", precision="fp32")
+    with ThreadPoolExecutor(2) as composers:
+        monkeypatch.setattr(predictor._inference, "_composers", composers)
+        together = predictor.predict(frames)
+    assert len(together) == len(frames)
+    for one, other in zip(alone, together, strict=True):
+        assert one.strain.shape == other.strain.shape
+        assert np.abs(one.strain - other.strain).max() < 1e-4
+        # One entry of the table, at half its strength.
+        assert np.abs(one.colour.astype(int) - other.colour.astype(int)).max() <= 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_agrees_with_the_cpu(bundle):
+    rng = np.random.default_rng(3)
+    frames = [rng.integers(0, 256, (90, 130), dtype=np.uint8) for _ in range(40)]
+    here, there = (Predictor(bundle, device=d, precision="fp32").predict(frames) for d in ("cpu", "cuda"))
+    for one, other in zip(here, there, strict=True):
+        assert np.abs(one.strain - other.strain).max() < 1e-3

@@ -24,15 +24,22 @@ _MOST_HELPERS = 4
 _INFER_POLICY = RetryPolicy(first_delay_s=0.5, factor=4.0, cap_s=60.0, jitter=0.1)
 
 
+def shares_of(cores: int) -> tuple[int, int]:
+    """How many images are worked on at a time, and how many threads of the network each of them gets.
+
+    Not more in all than there are cores: threads of PyTorch and OpenCV that wait for each other spin, and an
+    image then costs twice its work.
+    """
+    helpers = min(_MOST_HELPERS, cores)
+    return helpers, cores // helpers
+
+
 def infer(base: Base) -> None:
     """Load the bundles, then serve images until told to stop."""
     config = base.config
     routes = {route.name: route for route in routes_of(config)}
-    cores = len(os.sched_getaffinity(0))
-    helpers = min(_MOST_HELPERS, cores)
-    # More threads than cores wait for each other, and spin meanwhile: an image then costs twice its work.
-    cv2.setNumThreads(1)
-    threads = max(1, cores // helpers)
+    helpers, threads = shares_of(len(os.sched_getaffinity(0)))
+    cv2.setNumThreads(1)  # filters are run by the helpers, each its own
     models = models_of(config, sorted({route.bundle for route in routes.values()}), threads=threads)
     appearance = appearance_of(config)
     for model in models.values():

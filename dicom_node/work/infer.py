@@ -81,24 +81,27 @@ class Infer:
     leaves Python's lock alone."""
 
     def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[Outcome]:
-        """Read, run, make, several images at a time; outcomes come in the order of the images.
+        """Read, run, make, several images at a time.
 
-        Where the model joins frames, those of all images go through it together once they are read.
+        Where the model joins frames, what has been read goes through it together, and what is read
+        meanwhile goes next: nothing waits for a fuller batch.
         """
         faults.step("infer.claimed")
+        made: deque[Future[Outcome]] = deque()
         with ThreadPoolExecutor(self.helpers, thread_name_prefix="helper") as helpers:
             try:
-                waiting = deque(helpers.submit(self._begin, job) for job in claimed)
-                joined: dict[str, list[_Ready]] = {}
-                while waiting:
-                    begun = waiting.popleft().result()
-                    if isinstance(begun, Outcome):
-                        yield begun
-                    else:
-                        joined.setdefault(begun.route.bundle, []).append(begun)
-                    del begun  # its pixels are needed no more
-                made = deque(end for batch in joined.values() for end in self._run(batch, helpers))
-                joined.clear()
+                begun = deque(helpers.submit(self._begin, job) for job in claimed)
+                while begun:
+                    joined: dict[str, list[_Ready]] = {}
+                    for one in _those_done(begun):
+                        if isinstance(one, Outcome):
+                            yield one
+                        else:
+                            joined.setdefault(one.route.bundle, []).append(one)
+                    for batch in joined.values():
+                        made += self._run(batch, helpers)
+                    while made and made[0].done():
+                        yield made.popleft().result()
                 while made:
                     yield made.popleft().result()
             finally:
@@ -282,6 +285,13 @@ class Infer:
             max_attempts=self.delivery_attempts[destination],
             held=held,
         )
+
+
+def _those_done(begun: deque[Future[_Ready | Outcome]]) -> Iterator[_Ready | Outcome]:
+    """Wait for the first, and take with it those after it that are done by then."""
+    yield begun.popleft().result()
+    while begun and begun[0].done():
+        yield begun.popleft().result()
 
 
 def _left_alone(job: ClaimedJob, stored: StoredImage, skip: Skip) -> Outcome:
