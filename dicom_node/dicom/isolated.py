@@ -51,7 +51,6 @@ _CRASHES = frozenset(
 )
 """Signals that a decoder brings upon itself. Any other one came from outside: the OOM killer, a person."""
 
-
 _ANSWER = struct.Struct("<iQ")
 """How the child ended, as `subprocess` counts it, and how many bytes it left."""
 
@@ -200,7 +199,7 @@ def _limit_processor_time(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
-def _host() -> None:
+def _serve() -> None:
     """Fork a child for each line of the input; tell on the output how it ended, and what it left."""
     # As a KeyboardInterrupt it could be taken for an error of the parser, and that for one of the image.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -258,4 +257,4 @@ def _decode(path: Path, index: int, plugin: str) -> NDArray[np.generic] | None:
 
 
 if __name__ == "__main__":
-    _host()
+    _serve()
