@@ -209,6 +209,19 @@ def test_passes_that_overlap_and_threads_that_compose_change_no_result(bundle, m
         assert np.abs(one.colour.astype(int) - other.colour.astype(int)).max() <= 2
 
 
+def test_threads_that_predict_at_the_same_time_change_no_bit(bundle):
+    """As the worker's helpers do on a CPU."""
+    rng = np.random.default_rng(5)
+    frames = [rng.integers(0, 256, (90, 130), dtype=np.uint8) for _ in range(12)]
+    predictor = Predictor(bundle, device="cpu")
+    alone = [predictor.predict([frame])[0] for frame in frames]
+    with ThreadPoolExecutor(3) as threads:
+        beside = list(threads.map(lambda frame: predictor.predict([frame])[0], frames))
+    for one, other in zip(alone, beside, strict=True):
+        assert np.array_equal(one.strain, other.strain)
+        assert np.array_equal(one.colour, other.colour)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_agrees_with_the_cpu(bundle):
     rng = np.random.default_rng(3)
