@@ -5,7 +5,7 @@ Entry 255 of every table is the soft end (strain index 1), entry 0 the hard end.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -85,12 +85,12 @@ def render(strain: Floats, colormap: ColorMap) -> Bytes:
 
 
 def overlay(
-    strain: Floats, bmode: Bytes, colormap: ColorMap, alpha: float, residual: Floats | None = None
+    strain: Floats, bmode: Bytes, colormap: ColorMap, alpha: float, residual: Sequence[Floats] | None = None
 ) -> Bytes:
     """Lay the coloured strain (H, W) over the B-mode (H, W): uint8 (H, W, 3) RGB.
 
     alpha     share of colour, 0 to 1; the rest is B-mode.
-    residual  float32 (H, W, 3) added after the blend, 1 is full scale.
+    residual  one float32 (H, W) for each channel, added after the blend; 1 is full scale.
     """
     index = np.round(np.clip(strain, 0.0, 1.0) * 255).astype(np.uint8)
     # Scaling the table is quicker than scaling every pixel of a picture, and so are planes than pixels.
@@ -101,7 +101,7 @@ def overlay(
         plane: Floats = np.asarray(cv2.LUT(index, table[:, channel].copy()), dtype=np.float32)
         plane += grey
         if residual is not None:
-            plane += residual[..., channel] * 255.0
+            plane += residual[channel] * np.float32(255)
         np.clip(plane, 0, 255, out=plane)
         plane += 0.5
         planes.append(plane.astype(np.uint8))
@@ -140,4 +140,14 @@ def invert(rgb: Bytes, colormap: ColorMap, alpha: float = 1.0) -> Floats:
     return float32 (...) in [0, 1], the entry whose chroma is nearest; mean error about 0.001
            at alpha 0.4 without lossy compression.
     """
-    return match(chroma_of(rgb), colormap, alpha)[0]
+    table = _inverse(colormap, alpha)
+    red, green, blue = (rgb[..., channel].astype(np.intp) for channel in range(3))
+    return np.asarray(table[red - green + 255, green - blue + 255], dtype=np.float32)
+
+
+@lru_cache(maxsize=16)
+def _inverse(colormap: ColorMap, alpha: float) -> Floats:
+    """Strain index for each (red - green, green - blue) from -255 on: chroma depends on nothing else."""
+    steps = np.arange(-255.0, 256.0)
+    red, blue = np.meshgrid(steps, -steps, indexing="ij")
+    return match(chroma_of(np.stack([red, np.zeros_like(red), blue], axis=-1)), colormap, alpha)[0]

@@ -68,8 +68,9 @@ def look_of(frame: NDArray[np.uint8]) -> Values:
     """
     if frame.ndim != 2 or frame.dtype != np.uint8 or frame.size == 0:
         raise FrameInvalid(f"got {frame.dtype} {frame.shape}", shape=frame.shape)
-    shown = frame[_shown(frame)]
-    scaled = _scaled(shown)
+    whole = _scaled(frame)
+    shown = frame[_shown(whole, frame.shape)]
+    scaled = whole if shown.shape == frame.shape else _scaled(shown)
     octaves: list[NDArray[Any]] = [scaled]
     for sigma in (1.0, 1.73, 3.46):
         octaves.append(cv2.GaussianBlur(octaves[-1], (0, 0), sigma))
@@ -84,12 +85,10 @@ def look_of(frame: NDArray[np.uint8]) -> Values:
     return np.array([found[name] for name in TRAITS], dtype=np.float64)
 
 
-def _shown(frame: NDArray[np.uint8]) -> tuple[slice, slice]:
-    """The box around what a frame shows, without black borders and the writing and bars on them."""
-    lit = _solid(cv2.blur(_scaled(frame), (3, 3)))
-    rows, columns = (
-        _extent(lit.mean(axis=axis), side) for axis, side in ((1, frame.shape[0]), (0, frame.shape[1]))
-    )
+def _shown(scaled: _Floats, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """The box around what a frame of this shape shows, without black borders and what is written on them."""
+    lit = _solid(cv2.blur(scaled, (3, 3)))
+    rows, columns = (_extent(lit.mean(axis=axis), side) for axis, side in ((1, shape[0]), (0, shape[1])))
     return rows, columns
 
 
@@ -108,8 +107,8 @@ def _extent(shares: NDArray[np.float64], side: int) -> slice:
 def _solid(smooth: NDArray[Any]) -> NDArray[np.bool_]:
     """What is lit and thicker than writing, bars and marks; blocks of writing are too small."""
     lit = cv2.morphologyEx((smooth >= _DARK).view(np.uint8), cv2.MORPH_OPEN, _THICK)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(lit, connectivity=4)
-    areas = stats[:, cv2.CC_STAT_AREA]
+    _, labels = cv2.connectedComponents(lit, connectivity=4)
+    areas = np.bincount(labels.ravel())
     areas[0] = 0
     return np.asarray((areas > _BLOCK_SHARE * areas.max())[labels])
 

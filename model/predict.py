@@ -67,7 +67,7 @@ class Predictor:
         network's output is not finite, SelfCheckFailed if its colours contradict its strain.
         """
         made = self._inference.predict(frames)
-        return [self._judged(frame, one) for frame, one in zip(frames, made, strict=True)]
+        return self._inference.each(self._judged, frames, made)
 
     def _judged(self, frame: Frame, made: Elastogram) -> Elastogram:
         """Check an elastogram, and say how familiar its frame and how sure the model is."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import errno
 import io
+import os
+import signal
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -187,6 +193,15 @@ def test_luma_keeps_grey_exactly_and_weighs_colours() -> None:
     assert luma(primaries).tolist() == [[76, 150, 29]]
 
 
+def test_luma_is_the_same_whole_numbers_for_every_colour() -> None:
+    """The documented arithmetic, in integers: another rounding would be another input of the network."""
+    green, blue = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
+    for red in range(0, 256, 5):
+        wide = 19595 * red + 38470 * green + 7471 * blue
+        colours = np.stack([np.full_like(green, red), green, blue], axis=-1).astype(np.uint8)
+        assert np.array_equal(luma(colours), ((wide + 32768) >> 16).astype(np.uint8)), red
+
+
 # -- what cannot be decoded ----------------------------------------------------------------------
 
 
@@ -297,6 +312,97 @@ def test_fragile_decoders_fail_in_their_own_process(tmp_path: Path) -> None:
         decoded(path)
 
 
+def as_jpeg_ls(folder: Path, name: str = "a.dcm") -> Path:
+    ds = ultrasound(speckle(64, 80))
+    ds.set_original_encoding(False, True)
+    ds.compress(JPEGLSLossless, encoding_plugin="pyjpegls", generate_instance_uid=False)
+    dcmwrite(folder / name, ds, enforce_file_format=True)
+    return folder / name
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The processes that decoding starts from here on, by their numbers; none waits at the beginning."""
+    isolated.end_hosts()
+    pids: list[int] = []
+    start = subprocess.Popen.__init__
+
+    def counted(self: subprocess.Popen[bytes], *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        pids.append(self.pid)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", counted)
+    yield pids
+    isolated.end_hosts()
+
+
+def test_images_after_the_first_start_no_process_from_nothing(tmp_path: Path, started: list[int]) -> None:
+    path = as_jpeg_ls(tmp_path)
+    for _ in range(3):
+        assert np.array_equal(decode_isolated(path, 0, "pyjpegls"), speckle(64, 80))
+    assert len(started) == 1
+
+
+def test_what_a_decoder_breaks_does_not_reach_the_next_image(tmp_path: Path, started: list[int]) -> None:
+    good, bad = as_jpeg_ls(tmp_path), as_jpeg_ls(tmp_path, "bad.dcm")
+    content = bad.read_bytes()
+    at = content.index(b"\xff\xda") + 20
+    bad.write_bytes(content[:at] + b"\xff" * 200 + content[at + 200 :])
+    for _ in range(2):
+        with pytest.raises(PixelsUnreadable):
+            decode_isolated(bad, 0, "pyjpegls")
+        assert np.array_equal(decode_isolated(good, 0, "pyjpegls"), speckle(64, 80))
+    assert len(started) == 1
+
+
+def test_images_at_the_same_time_do_not_wait_for_each_other(tmp_path: Path, started: list[int]) -> None:
+    path = as_jpeg_ls(tmp_path)
+    with ThreadPoolExecutor(3) as threads:
+        for values in threads.map(lambda _: decode_isolated(path, 0, "pyjpegls"), range(12)):
+            assert np.array_equal(values, speckle(64, 80))
+    assert 1 <= len(started) <= 3
+
+
+def test_a_host_that_somebody_ended_is_replaced(tmp_path: Path, started: list[int]) -> None:
+    path = as_jpeg_ls(tmp_path)
+    decode_isolated(path, 0, "pyjpegls")
+    os.kill(started[0], signal.SIGKILL)
+    os.waitid(os.P_PID, started[0], os.WEXITED | os.WNOWAIT)
+    assert np.array_equal(decode_isolated(path, 0, "pyjpegls"), speckle(64, 80))
+    assert len(started) == 2
+
+
+def test_a_decoder_that_hangs_is_ended_with_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[int]
+) -> None:
+    hangs = f"sleep 300 & echo $! > {tmp_path / 'pid'}; wait"
+    in_place_of_the_decoder(hangs, tmp_path, monkeypatch)
+    monkeypatch.setattr(isolated, "_TIMEOUT_S", 1.0)
+    with pytest.raises(DecodingInterrupted, match="did not finish frame 1"):
+        decode_isolated(tmp_path / "a.dcm", 0, "gdcm")
+    forked = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{forked}").exists() and " Z " not in Path(f"/proc/{forked}/stat").read_text():
+        assert time.monotonic() < deadline, "what the host had forked lives on"
+        time.sleep(0.01)
+
+
+def test_hosts_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    """Also with one that is killed: their input ends."""
+    script = (
+        "import os, sys; from pathlib import Path; from dicom_node.dicom import isolated as i\n"
+        "i.decode_isolated(Path(sys.argv[1]), 0, 'pyjpegls')\n"
+        "print(i._waiting[0]._process.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    command = [sys.executable, "-c", script, str(as_jpeg_ls(tmp_path))]
+    host = int(subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{host}").exists() and " Z " not in Path(f"/proc/{host}/stat").read_text():
+        assert time.monotonic() < deadline, "the host lives on"
+        time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("started")
 def test_decoder_that_does_not_finish_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the clock alone it says nothing about the image: the machine may have been busy."""
     monkeypatch.setattr(isolated, "_TIMEOUT_S", 0.01)
@@ -308,6 +414,7 @@ def in_place_of_the_decoder(script: str, folder: Path, monkeypatch: pytest.Monke
     program = folder / "child"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
+    isolated.end_hosts()
     monkeypatch.setattr(sys, "executable", str(program))
 
 
@@ -345,7 +452,8 @@ def test_decoder_that_cannot_be_started_says_nothing_about_the_image(
     def refuse(*args: object, **kwargs: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(subprocess, "run", refuse)
+    isolated.end_hosts()
+    monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(DecodingInterrupted, match="could not be started"):
         decode_isolated(tmp_path / "a.dcm", 0, "gdcm")
 

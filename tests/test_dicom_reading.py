@@ -18,7 +18,7 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from dicom_node.core.errors import DecodingInterrupted, NodeError
-from dicom_node.dicom.content import find_bmode_area
+from dicom_node.dicom.content import find_bmode_area, parts_of
 from dicom_node.dicom.reading import ReadLimits, SourceImage, read_image
 from dicom_node.dicom.regions import read_regions
 from dicom_node.dicom.skip import Skip, SkipCode
@@ -128,6 +128,21 @@ def test_tissue_on_both_sides_of_a_cyst_is_one_area() -> None:
     frame = speckle(400, 300)
     frame[120:300] = 0
     assert find_bmode_area(frame) == (0, 0, 300, 400)
+
+
+def test_parts_are_those_that_opencv_lists() -> None:
+    rng = np.random.default_rng(2)
+    for share in (0.0, 0.2, 0.5, 0.9, 1.0):
+        mask = (rng.random((90, 120)) < share).astype(np.uint8)
+        mask[20:60, 30:80] = 1
+        mask[25:55, 35:75] = 0  # a hole, and a part in it
+        mask[35:45, 45:65] = 1
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        found, parts = parts_of(mask)
+        assert np.array_equal(found, labels)
+        listed = [(part.x, part.y, part.width, part.height, part.area) for part in parts]
+        assert listed == [tuple(row) for row in stats[1:].tolist()]
+        assert [part.label for part in parts] == list(range(1, count))
 
 
 @pytest.mark.parametrize(("frames", "middle"), [(2, 0), (3, 1), (6, 2)])

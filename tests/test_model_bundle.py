@@ -1,6 +1,7 @@
 """The bundle: whole, unchanged, or refused."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from model import inference
 from model.bundle import Bundle, SelfTest, pack_weights, read_bundle, write_bundle
 from model.errors import BundleInvalid, DeviceUnavailable, SelfTestFailed, SpecInvalid
 from model.generator import Generator, GeneratorSpec
 from model.inference import Inference
 from model.manifest import manifest_digest, sha256
 from model.predict import Predictor
-from model.preprocess import PreprocessSpec
+from model.preprocess import PreprocessSpec, to_frame, to_tensor
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +178,54 @@ def test_device_is_given_or_refused(bundle):
         Predictor(bundle, device="tpu")  # type: ignore[arg-type]
     with pytest.raises(SpecInvalid, match="int8"):
         Predictor(bundle, precision="int8")  # type: ignore[arg-type]
+
+
+def test_weights_rounded_once_give_the_bits_of_weights_rounded_at_every_pass(bundle):
+    frame = bundle.self_test.frame
+    made = Predictor(bundle, device="cpu", precision="bf16").predict([frame])[0]
+    network = bundle.build_generator().eval().to(memory_format=torch.channels_last)
+    batch = to_tensor(frame, bundle.preprocess).unsqueeze(0).to(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        strain = network(batch).strain
+    assert np.array_equal(made.strain, to_frame(strain[0, 0], frame.shape, bundle.preprocess))
+
+
+def test_passes_that_overlap_and_threads_that_compose_change_no_result(bundle, monkeypatch):
+    """What a GPU has on, tried on this CPU: batches, one of them ahead, composed side by side."""
+    rng = np.random.default_rng(3)
+    frames = [rng.integers(0, 256, (80 + k, 130 - k), dtype=np.uint8) for k in range(7)]
+    alone = Predictor(bundle, device="cpu", precision="fp32").predict(frames)
+    monkeypatch.setitem(inference.BATCH_SIZE, "cpu", 3)
+    monkeypatch.setitem(inference._AHEAD, "cpu", 1)
+    predictor = Predictor(bundle, device="cpu", precision="fp32")
+    with ThreadPoolExecutor(2) as composers:
+        monkeypatch.setattr(predictor._inference, "_composers", composers)
+        together = predictor.predict(frames)
+    assert len(together) == len(frames)
+    for one, other in zip(alone, together, strict=True):
+        assert one.strain.shape == other.strain.shape
+        assert np.abs(one.strain - other.strain).max() < 1e-4
+        # One entry of the table, at half its strength.
+        assert np.abs(one.colour.astype(int) - other.colour.astype(int)).max() <= 2
+
+
+def test_threads_that_predict_at_the_same_time_change_no_bit(bundle):
+    """As the worker's helpers do on a CPU."""
+    rng = np.random.default_rng(5)
+    frames = [rng.integers(0, 256, (90, 130), dtype=np.uint8) for _ in range(12)]
+    predictor = Predictor(bundle, device="cpu")
+    alone = [predictor.predict([frame])[0] for frame in frames]
+    with ThreadPoolExecutor(3) as threads:
+        beside = list(threads.map(lambda frame: predictor.predict([frame])[0], frames))
+    for one, other in zip(alone, beside, strict=True):
+        assert np.array_equal(one.strain, other.strain)
+        assert np.array_equal(one.colour, other.colour)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_agrees_with_the_cpu(bundle):
+    rng = np.random.default_rng(3)
+    frames = [rng.integers(0, 256, (90, 130), dtype=np.uint8) for _ in range(40)]
+    here, there = (Predictor(bundle, device=d, precision="fp32").predict(frames) for d in ("cpu", "cuda"))
+    for one, other in zip(here, there, strict=True):
+        assert np.abs(one.strain - other.strain).max() < 1e-3

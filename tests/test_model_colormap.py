@@ -59,9 +59,20 @@ def test_overlay_is_undone_whatever_lies_beneath(alpha):
 
 def test_overlay_adds_residual():
     strain, bmode = np.zeros((2, 2), np.float32), np.full((2, 2), 100, np.uint8)
-    residual = np.full((2, 2, 3), 0.1, np.float32)
+    residual = [np.full((2, 2), 0.1, np.float32)] * 3
     plain, changed = (overlay(strain, bmode, RAINBOW, 0.5, r).astype(int) for r in (None, residual))
     assert np.abs(changed - plain - 25.5).max() <= 1
+
+
+@pytest.mark.parametrize("alpha", [0.4, 1.0])
+def test_inversion_by_table_is_the_nearest_entry(alpha):
+    rgb = np.random.default_rng(4).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    found, wanted = invert(rgb, RAINBOW, alpha), match(chroma_of(rgb), RAINBOW, alpha)[0]
+    chroma = chroma_of(rgb) / alpha
+    entries = [chroma_of(RAINBOW.table)[np.rint(255 * strain).astype(int)] for strain in (found, wanted)]
+    # Two entries may be equally near, and which is taken is rounding.
+    near, nearest = (np.linalg.norm(chroma - entry, axis=-1) for entry in entries)
+    assert np.allclose(near, nearest, rtol=1e-5)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.2, -0.1])

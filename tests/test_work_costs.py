@@ -7,17 +7,34 @@ import os
 from collections import Counter
 from datetime import UTC, datetime
 
+import cv2
 import pytest
 
 from dicom_node.core.rules import Route
+from dicom_node.dicom import reading
+from dicom_node.dicom.label import LabelSettings
+from dicom_node.dicom.reading import ReadLimits, SourceImage, read_image
+from dicom_node.dicom.results import Equipment, ResultSettings
 from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
+from dicom_node.store.jobs import claim, finish
 from dicom_node.store.process import Bells
 from dicom_node.store.together import Together
-from dicom_node.work import receive
-from dicom_node.work.receive import Reception
+from dicom_node.work import infer, receive
+from dicom_node.work.infer import Infer
+from dicom_node.work.make import Appearance, Model
+from dicom_node.work.receive import INFER_LANE, Reception
 from harness import received_from
-from peers.still import breast_still, write
+from peers.still import breast_still, region, write
+from test_work_batches import FACTS, GREYS, NOW, Passes
+
+
+def count_statements(database, counted):
+    """Count all that SQLite is asked to write, whoever asks."""
+    with database.write() as conn:
+        conn.connection.driver_connection.set_trace_callback(
+            lambda sql: counted.update(commits=1) if sql == "COMMIT" else counted.update(statements=1)
+        )
 
 
 @pytest.fixture
@@ -29,10 +46,7 @@ def costs(tmp_path, monkeypatch):
         (layout.root / "source" / f"{number:02x}").mkdir(parents=True)
     database = open_database(layout.database, datetime.now(UTC))
     counted = Counter()
-    with database.write() as conn:  # all that SQLite is asked to do, whoever asks
-        conn.connection.driver_connection.set_trace_callback(
-            lambda sql: counted.update(commits=1) if sql == "COMMIT" else counted.update(statements=1)
-        )
+    count_statements(database, counted)
     sync = os.fsync
 
     def counting(descriptor):
@@ -85,3 +99,72 @@ def test_an_ordinary_image_is_written_once_and_not_read_back(costs, monkeypatch,
 def test_the_same_image_again(costs):
     costs(1)
     assert costs(1) == {"statements": 6, "commits": 1, "syncs": 2}
+
+
+def counting(monkeypatch, counted, owner, name):
+    """Count the calls of a function where it is looked up."""
+    original = getattr(owner, name)
+
+    def call(*args, **kwargs):
+        counted.update([name])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+@pytest.mark.parametrize(("regions", "searches"), [([], 6), ([region((20, 20, 580, 580))], 0)])
+def test_reading_a_still(regions, searches, tmp_path, monkeypatch):
+    """Decoded once. The title is looked for once for each height of its letters, where no region says that
+    the picture is as a scanner made it. Parts are numbered, not measured pixel by pixel.
+    """
+    counted = Counter()
+    path = write(breast_still(rows=600, columns=600, regions=regions), tmp_path / "a.dcm")
+    assert isinstance(read_image(path), SourceImage)  # what is drawn once for all is drawn
+    counting(monkeypatch, counted, reading, "decode_frame")
+    for name in ("matchTemplate", "connectedComponentsWithStats", "connectedComponents"):
+        counting(monkeypatch, counted, cv2, name)
+    read_image(path)
+    wanted = {"decode_frame": 1, "matchTemplate": searches, "connectedComponents": int(not regions)}
+    assert counted == Counter({name: count for name, count in wanted.items() if count})
+
+
+def test_an_image_through_the_worker(tmp_path, monkeypatch):
+    """Its pixels are read once, go through the model once, and are written once."""
+    layout = Layout(tmp_path / "data")
+    layout.create()
+    database = open_database(layout.database, NOW)
+    route = Route("breast", "EMODE", "default", ("pacs",))
+    reception = Reception(Together(database), layout, Bells(layout.bells), (route,), 3, lambda: NOW)
+    passes, counted = Passes(), Counter()
+    handler = Infer(
+        database=database,
+        layout=layout,
+        routes={"breast": route},
+        models={"default": Model(passes, FACTS, GREYS, joins_frames=False)},
+        appearance=Appearance(LabelSettings(), ResultSettings(), Equipment("1", "1")),
+        limits=ReadLimits(),
+        delivery_attempts={"pacs": 5},
+    )
+    for number in range(2):
+        ds = breast_still(rows=200, columns=240, instance_number=number, seed=number)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}"
+        reception.take(received_from(write(ds, tmp_path / "image.dcm"), layout.incoming))
+        with database.write() as conn:
+            jobs = claim(conn, "infer", INFER_LANE, limit=1, owner="test", lease_s=60, now=NOW)
+        if not number:
+            count_statements(database, counted)
+            counting(monkeypatch, counted, reading, "decode_frame")
+            counting(monkeypatch, counted, infer, "write_result")
+            counting(monkeypatch, counted, os, "fsync")
+        counted.clear()
+        (outcome,) = handler(jobs)
+        with database.write() as conn:
+            finish(conn, outcome.job, NOW, outcome.detail)
+            outcome.effect(conn, NOW)
+    database.close()
+    assert passes.sizes == [1, 1]
+    # Syncs: the file and its folder; a folder that is new, its parent and the one above.
+    assert counted.pop("fsync") <= 4
+    # Begin, image; begin, result known? Begin; job, its history; still these bytes? verdict; result, link,
+    # delivery, each asked for before it is written; the delivery's job.
+    assert counted == {"decode_frame": 1, "write_result": 1, "statements": 16, "commits": 3}

@@ -345,7 +345,7 @@ class InferenceSection(_Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the network; auto is bf16 where the device computes in it, else fp32."""
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
-    """CPU threads of the network; none: the library decides."""
+    """CPU threads of the network; none: a fair share of the cores for each image that is worked on."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 8
     """Most images in one pass; fewer are run at once, nothing is waited for."""
     unfamiliar: Literal["skip", "mark"] = "skip"

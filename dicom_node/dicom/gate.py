@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dicom_node.core.image import ImageHeader
 from dicom_node.dicom.colour import ColourKind, ColourMeasure
-from dicom_node.dicom.content import texture_share
+from dicom_node.dicom.content import share_of, texture_share
 from dicom_node.dicom.pixels import Bytes
 from dicom_node.dicom.regions import RegionFindings, SpatialFormat
 from dicom_node.dicom.services import ULTRASOUND_CLASSES
@@ -73,7 +73,7 @@ def judge_signal(grey: Bytes) -> Skip | None:
     """Decide whether an area, uint8 (H, W), shows any tissue."""
     if min(grey.shape) < MIN_SIDE:
         return Skip(SkipCode.TOO_SMALL, f"The B-mode area is {grey.shape[1]} x {grey.shape[0]} pixels")
-    echoes = float((grey > _ECHO).mean())
+    echoes = share_of(grey > _ECHO)
     if echoes < _MIN_ECHO_SHARE:
         return Skip(SkipCode.NO_SIGNAL, f"Only {echoes:.1%} of the B-mode area holds echoes")
     texture = texture_share(grey)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
@@ -140,9 +141,15 @@ def luma(frame: Bytes) -> Bytes:
     """
     if frame.ndim == 2:
         return frame
-    wide = frame.astype(np.uint32)
-    summed = 19595 * wide[..., 0] + 38470 * wide[..., 1] + 7471 * wide[..., 2]
-    return ((summed + 32768) >> 16).astype(np.uint8)
+    red, green, blue = cv2.split(frame)
+    if np.array_equal(red, green) and np.array_equal(green, blue):
+        return np.asarray(red, dtype=np.uint8)  # most scanners store grey images so
+    # Whole numbers under 2 ** 24, which float32 holds exactly, in whatever order they are added.
+    warm = cv2.addWeighted(red, 19595, green, 38470, 32768, dtype=cv2.CV_32F)
+    summed: NDArray[np.float32] = np.asarray(warm, dtype=np.float32)
+    summed += np.asarray(blue) * np.float32(7471)
+    summed *= np.float32(1 / 65536)
+    return summed.astype(np.uint8)
 
 
 def _pixel_element(file: BoundedReader, *, little_endian: bool, implicit: bool) -> tuple[int, int]:

@@ -128,8 +128,9 @@ def pane_of(
     x0, y0, x1, y1 = box
     cut = np.ascontiguousarray(grey[y0:y1, x0:x1])
     cut.flags.writeable = False
-    shape = f"{cut.shape[0]}x{cut.shape[1]}:".encode("ascii")
-    return Pane(index, box, spacing_mm, found_by, cut, hashlib.sha256(shape + cut.tobytes()).hexdigest())
+    digest = hashlib.sha256(f"{cut.shape[0]}x{cut.shape[1]}:".encode("ascii"))
+    digest.update(cut.data)
+    return Pane(index, box, spacing_mm, found_by, cut, digest.hexdigest())
 
 
 def pane_of_picture(frame: Bytes) -> Skip | Pane:

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def models_of(config: Config, names: Sequence[str]) -> dict[str, Model]:
-    """Load bundles and start their predictors. The only function that imports torch."""
+def models_of(config: Config, names: Sequence[str], *, threads: int | None = None) -> dict[str, Model]:
+    """Load bundles and start their predictors. The only function that imports torch.
+
+    threads  CPU threads of the network where the configuration does not say; None leaves it to the library.
+    """
     from dicom_node.work.make import Model
     from model.bundle import DEFAULT_BUNDLE, read_bundle
     from model.errors import ModelError
@@ -31,7 +34,10 @@ def models_of(config: Config, names: Sequence[str]) -> dict[str, Model]:
         try:
             bundle = read_bundle(DEFAULT_BUNDLE if where == DEFAULT_BUNDLE_NAME else Path(where))
             predictor = Predictor(
-                bundle, device=section.device, precision=section.precision, threads=section.threads
+                bundle,
+                device=section.device,
+                precision=section.precision,
+                threads=section.threads or threads,
             )
         except ModelError as error:
             raise BundleUnusable(f'"{name}" ({where}): {error}') from error

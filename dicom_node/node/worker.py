@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import cv2
+
 from dicom_node.core.job import JobKind, RetryPolicy
 from dicom_node.node.base import Base
 from dicom_node.node.lanes import serve_lanes
@@ -22,11 +24,23 @@ _MOST_HELPERS = 4
 _INFER_POLICY = RetryPolicy(first_delay_s=0.5, factor=4.0, cap_s=60.0, jitter=0.1)
 
 
+def shares_of(cores: int) -> tuple[int, int]:
+    """How many images are worked on at a time, and how many threads of the network each of them gets.
+
+    Not more in all than there are cores: threads of PyTorch and OpenCV that wait for each other spin, and an
+    image then costs twice its work.
+    """
+    helpers = min(_MOST_HELPERS, cores)
+    return helpers, cores // helpers
+
+
 def infer(base: Base) -> None:
     """Load the bundles, then serve images until told to stop."""
     config = base.config
     routes = {route.name: route for route in routes_of(config)}
-    models = models_of(config, sorted({route.bundle for route in routes.values()}))
+    helpers, threads = shares_of(len(os.sched_getaffinity(0)))
+    cv2.setNumThreads(1)  # filters are run by the helpers, each its own
+    models = models_of(config, sorted({route.bundle for route in routes.values()}), threads=threads)
     appearance = appearance_of(config)
     for model in models.values():
         warm_up(model, appearance)
@@ -42,7 +56,7 @@ def infer(base: Base) -> None:
         limits=read_limits_of(config),
         delivery_attempts={name: d.retry.max_attempts for name, d in config.destinations.items()},
         unfamiliar=config.inference.unfamiliar,
-        helpers=min(_MOST_HELPERS, os.cpu_count() or 1),
+        helpers=helpers,
     )
     lane = Lane(
         JobKind.INFER,

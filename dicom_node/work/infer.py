@@ -77,43 +77,50 @@ class Infer:
     pulse: Pulse = field(default_factory=Pulse)
     """Beaten before each image is read, at each pass of the model, and before results are made."""
     helpers: int = 1
-    """Threads that read images and make results while the model runs. What takes long there (decoding,
-    filtering, digests, syncs) leaves Python's lock alone."""
+    """Threads that work on images. What takes long there (decoding, filtering, the network, digests, syncs)
+    leaves Python's lock alone."""
 
     def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[Outcome]:
-        """Read, run, make: the next image is read, and the last one's results are made, while the model runs.
+        """Read, run, make, several images at a time.
 
-        Outcomes come in the order of the images, but for those that need no model.
+        Where the model joins frames, what has been read goes through it together, and what is read
+        meanwhile goes next: nothing waits for a fuller batch.
         """
         faults.step("infer.claimed")
         made: deque[Future[Outcome]] = deque()
         with ThreadPoolExecutor(self.helpers, thread_name_prefix="helper") as helpers:
             try:
-                joined: dict[str, list[_Ready]] = {}
-                for reading in [helpers.submit(self._read, job) for job in claimed]:
-                    read = reading.result()
-                    if isinstance(read, Outcome):
-                        yield read
-                    elif self.models[read.route.bundle].joins_frames:
-                        joined.setdefault(read.route.bundle, []).append(read)
-                    else:
-                        made += self._run([read], helpers)
-                        while made and made[0].done():
-                            yield made.popleft().result()
-                for batch in joined.values():
-                    made += self._run(batch, helpers)
+                begun = deque(helpers.submit(self._begin, job) for job in claimed)
+                while begun:
+                    joined: dict[str, list[_Ready]] = {}
+                    for one in _those_done(begun):
+                        if isinstance(one, Outcome):
+                            yield one
+                        else:
+                            joined.setdefault(one.route.bundle, []).append(one)
+                    for batch in joined.values():
+                        made += self._run(batch, helpers)
+                    while made and made[0].done():
+                        yield made.popleft().result()
                 while made:
                     yield made.popleft().result()
             finally:
                 helpers.shutdown(cancel_futures=True)
 
+    def _begin(self, job: ClaimedJob) -> _Ready | Outcome:
+        """Read an image, and bring it to its end where the model takes images one by one.
+
+        One thread does all of it: nothing is handed over, and what other images need goes on meanwhile.
+        """
+        read = self._read(job)
+        if isinstance(read, Outcome) or self.models[read.route.bundle].joins_frames:
+            return read
+        return self._through(read)
+
     def _run(self, batch: Sequence[_Ready], helpers: Executor) -> Iterator[Future[Outcome]]:
         """One pass of the model for all, then their results."""
-        model = self.models[batch[0].route.bundle]
-        self.pulse.step()
-        started = time.monotonic()
         try:
-            elastograms = iter(model.predictor.predict([p.grey for item in batch for p in item.image.panes]))
+            passed = self._pass(batch)
         except NodeError as error:
             if len(batch) == 1:
                 yield helpers.submit(Outcome, batch[0].job, error)
@@ -122,11 +129,26 @@ class Infer:
             for item in batch:
                 yield from self._run([item], helpers)
             return
+        for item, mine, infer_s in passed:
+            yield helpers.submit(self._make, item, mine, infer_s)
+
+    def _through(self, item: _Ready) -> Outcome:
+        """The model and the results of one image."""
+        try:
+            ((_, mine, infer_s),) = self._pass([item])
+        except NodeError as error:
+            return Outcome(item.job, error=error)
+        return self._make(item, mine, infer_s)
+
+    def _pass(self, batch: Sequence[_Ready]) -> list[tuple[_Ready, list[Elastogram], float]]:
+        """One pass of the model: each image with its elastograms and its share of the seconds."""
+        self.pulse.step()
+        started = time.monotonic()
+        model = self.models[batch[0].route.bundle]
+        elastograms = iter(model.predictor.predict([p.grey for item in batch for p in item.image.panes]))
         infer_s = (time.monotonic() - started) / len(batch)
         faults.step("infer.predicted")
-        for item in batch:
-            mine = [next(elastograms) for _ in item.image.panes]
-            yield helpers.submit(self._make, item, mine, model, infer_s)
+        return [(item, [next(elastograms) for _ in item.image.panes], infer_s) for item in batch]
 
     def _read(self, job: ClaimedJob) -> _Ready | Outcome:
         """Decode and judge one image."""
@@ -152,9 +174,10 @@ class Infer:
             return _left_alone(job, stored, image)
         return _Ready(job, stored, route, image, path, time.monotonic() - started)
 
-    def _make(self, item: _Ready, elastograms: Sequence[Elastogram], model: Model, infer_s: float) -> Outcome:
+    def _make(self, item: _Ready, elastograms: Sequence[Elastogram], infer_s: float) -> Outcome:
         """Build and keep the results of one image, or leave alone what the model was not made for."""
         self.pulse.step()
+        model = self.models[item.route.bundle]
         left = leave_unfamiliar(item.image, elastograms, self.unfamiliar)
         if isinstance(left, Skip):
             return _left_alone(item.job, item.stored, left)
@@ -262,6 +285,13 @@ class Infer:
             max_attempts=self.delivery_attempts[destination],
             held=held,
         )
+
+
+def _those_done(begun: deque[Future[_Ready | Outcome]]) -> Iterator[_Ready | Outcome]:
+    """Wait for the first, and take with it those after it that are done by then."""
+    yield begun.popleft().result()
+    while begun and begun[0].done():
+        yield begun.popleft().result()
 
 
 def _left_alone(job: ClaimedJob, stored: StoredImage, skip: Skip) -> Outcome:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from bench import growth, latency, receive, sending, standing
+from bench import gpu, growth, latency, receive, sending, standing
 from bench.figures import HEAD, Figure
 from bench.report import text_of
 from dicom_node.telemetry.log import set_up_logging
@@ -22,6 +22,7 @@ PARTS = {
     "sending": sending.measure,
     "standing": standing.measure,
     "growth": growth.measure,
+    "gpu": gpu.measure,
 }
 
 
@@ -42,6 +43,8 @@ def main() -> int:
             for figure in PARTS[name](Path(place) / name, given.rounds):
                 parts[name].append(figure)
                 _say(figure.row())
+            if not parts[name]:
+                _say(gpu.NOT_MEASURED)
     if given.report:
         publish(text_of(parts, given.rounds), given.report, "bench")
     return 0

@@ -11,6 +11,7 @@ import pynetdicom
 import torch
 
 from bench.figures import HEAD, Figure
+from bench.gpu import NOT_MEASURED
 from dicom_node.demo.orthanc import find_orthanc
 from peers.dcmtk import find_tool
 from published import machine
@@ -25,7 +26,8 @@ def text_of(parts: dict[str, Sequence[Figure]], rounds: int) -> str:
         f"{machine()}. {_versions()}.",
     ]
     for name, figures in parts.items():
-        lines += ["", f"### {name.capitalize()}", "", HEAD, *(figure.row() for figure in figures)]
+        rows = [HEAD, *(figure.row() for figure in figures)] if figures else [NOT_MEASURED]
+        lines += ["", f"### {name.capitalize()}", "", *rows]
     return "\n".join(lines)
 
 
