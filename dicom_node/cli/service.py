@@ -134,9 +134,10 @@ def check(
     config: Annotated[Path, typer.Argument(help="Configuration file.")], json_: JsonOption = False
 ) -> None:
     """Check a configuration: every problem at once, or what it means."""
+    from dicom_node.node.imaging import appearance_of
     from dicom_node.node.peers import certificate_expiries, listening_on
     from dicom_node.node.people import access_of
-    from dicom_node.node.values import appearance_of, layout_of
+    from dicom_node.node.values import layout_of
     from dicom_node.store.folder import require_fit
 
     settings = config_or_exit(config)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from dicom_node.config import Config
 from dicom_node.core.breaker import BreakerPolicy
@@ -13,15 +12,8 @@ from dicom_node.core.job import RetryPolicy
 from dicom_node.core.retention import RetentionPolicy
 from dicom_node.core.room import Watermarks
 from dicom_node.core.rules import PRIORITIES, DeliverWhen, Match, Route
-from dicom_node.dicom.label import LabelSettings
-from dicom_node.dicom.reading import ReadLimits
-from dicom_node.dicom.results import Equipment, ResultSettings
 from dicom_node.store.files import Layout
 from dicom_node.supervise import Role
-
-if TYPE_CHECKING:
-    from dicom_node.work.make import Appearance
-
 
 FOLLOW_CERTIFICATES_S = 60.0
 """Seconds between two looks at whether certificates and keys were exchanged."""
@@ -66,46 +58,6 @@ def routes_of(config: Config) -> tuple[Route, ...]:
             ),
         )
         for section in config.routes
-    )
-
-
-def appearance_of(config: Config) -> Appearance:
-    """What results look like and say."""
-    from dicom_node.work.make import Appearance
-
-    section = config.results
-    label = LabelSettings(
-        text=section.label.text,
-        soft=section.label.soft,
-        hard=section.label.hard,
-        layout=section.layout,
-        font_file=section.label.font_file,
-    )
-    label.check()  # a wording that the font cannot write is a mistake in the configuration
-    return Appearance(
-        label=label,
-        results=ResultSettings(
-            series_description=section.series_description,
-            series_number_base=section.series_number_base,
-        ),
-        equipment=Equipment(
-            manufacturer=config.equipment.manufacturer,
-            model_name=config.equipment.model_name,
-            device_serial=config.equipment.device_serial_number,
-            software_version=software_version(),
-            station_name=config.equipment.station_name,
-            institution=config.equipment.institution_name,
-        ),
-    )
-
-
-def read_limits_of(config: Config) -> ReadLimits:
-    """What the intake gate refuses to decode."""
-    limits = config.limits
-    return ReadLimits(
-        max_pixels=limits.decoded_megapixels * 1_000_000,
-        max_frames=limits.frames,
-        max_total_pixels=limits.total_megapixels * 1_000_000,
     )
 
 
