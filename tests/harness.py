@@ -139,8 +139,11 @@ class Node:
         _kill(self.pids()[role])
 
     def pids(self) -> dict[str, int]:
-        """The newest process of each role."""
-        return {event["role"]: event["pid"] for event in self.events("ready")}
+        """The newest process of each post: receiver, receiver-2, worker, courier."""
+        ready = self.events("ready")
+        return {
+            e["role"] if "number" not in e else f"{e['role']}-{e['number']}": int(e["pid"]) for e in ready
+        }
 
     def events(self, action: str, *, after: int = 0, **fields: Any) -> list[dict[str, Any]]:
         """Log lines with this action and these fields."""

@@ -13,7 +13,7 @@ from dicom_node.core.retention import RetentionPolicy
 from dicom_node.core.room import Watermarks
 from dicom_node.core.rules import PRIORITIES, DeliverWhen, Match, Route
 from dicom_node.store.files import Layout
-from dicom_node.supervise import Role
+from dicom_node.supervise import Post, Role
 
 FOLLOW_CERTIFICATES_S = 60.0
 """Seconds between two looks at whether certificates and keys were exchanged."""
@@ -61,14 +61,14 @@ def routes_of(config: Config) -> tuple[Route, ...]:
     )
 
 
-def memory_limits_of(config: Config) -> dict[Role, int]:
-    """MiB that each process may hold in memory."""
-    other = config.limits.process_memory_mib
-    return {
-        Role.RECEIVER: other,
-        Role.WORKER: config.inference.memory_mib,
-        Role.COURIER: other,
-    }
+def posts_of(config: Config) -> tuple[Post, ...]:
+    """The processes of the node; the one that takes longest to start comes first."""
+    return (Post(Role.WORKER), Post(Role.RECEIVER), Post(Role.COURIER))
+
+
+def memory_limit_of(config: Config, role: Role) -> int:
+    """MiB that a process of this role may hold in memory."""
+    return config.inference.memory_mib if role is Role.WORKER else config.limits.process_memory_mib
 
 
 def watermarks_of(config: Config) -> Watermarks:
