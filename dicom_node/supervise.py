@@ -220,7 +220,13 @@ class Supervisor:
         if now >= self._look_at:
             self._look(now)
         for key, _ in self._selector.select(max(0.0, self._look_at - time.monotonic())):
-            key.data()
+            try:
+                key.data()
+            except Exception as error:  # noqa: BLE001 - one process's trouble is nobody else's
+                log.critical(
+                    "unforeseen error",
+                    extra={"action": "unforeseen", "code": type(error).__name__, "where": where(error)},
+                )
 
     def _wake(self) -> None:
         with suppress(BlockingIOError):  # it is full of wakes already
@@ -345,13 +351,13 @@ class Supervisor:
         status = process.exitcode
         assert status is not None
         process.close()
+        each.process = None
         self._listen(each)
         if each.report >= 0:
             self._selector.unregister(each.report)
             os.close(each.report)
         os.close(each.lifeline)
         each.report = each.lifeline = -1
-        each.process = None
         each.last_end = _ending(status, each.eaten_mib, each.memory_mib)
         last = not any(other.process for other in self._watched if other.post.role is each.post.role)
         self._estate.ended(each.post, last=last)

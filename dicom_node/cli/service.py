@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,6 +35,9 @@ from dicom_node.core.identity import is_loopback
 from dicom_node.supervise import EXIT_FATAL, Post, Role, Supervisor
 from dicom_node.telemetry.log import set_up_logging, where
 
+if TYPE_CHECKING:
+    from dicom_node.network.entrance import Entrance
+
 log = logging.getLogger(__name__)
 
 DEMO_FOLDER = Path("demo")
@@ -44,7 +47,11 @@ def serve(
     config: ConfigOption = DEFAULT_CONFIG,
     role: Annotated[
         Role | None,
-        typer.Option(help="Be one process of the node only; without it, all are started and watched."),
+        typer.Option(help="Be one process of the node, and nothing else; nobody watches it."),
+    ] = None,
+    only: Annotated[
+        list[Role] | None,
+        typer.Option(help="Start and watch the processes of this role only; may be given more than once."),
     ] = None,
 ) -> None:
     """Run the node until it is told to stop (SIGTERM, Ctrl-C)."""
@@ -55,14 +62,15 @@ def serve(
     _refuse_unsafe_files(settings, record_key_files)
     if role is None:
         warn_about_root()
-        raise typer.Exit(_supervise(config, settings))
-    _be(Post(role), "", settings, supervised=False)
+        raise typer.Exit(_supervise(config, settings, only or list(Role)))
+    _be(Post(role), "", settings)
 
 
-def _supervise(config: Path, settings: Config) -> int:
-    """Start all processes and watch them; return the exit status."""
-    from dicom_node.node.roles import load_shared_parts
-    from dicom_node.node.values import layout_of, memory_limit_of, posts_of
+def _supervise(config: Path, settings: Config, roles: Collection[Role]) -> int:
+    """Start the processes of these roles and watch them; return the exit status."""
+    # Loaded here, once: the processes are forked. Nothing of it may import torch.
+    from dicom_node.node.receiver import Premises, entrance_of
+    from dicom_node.node.values import layout_of, memory_limit_of, posts_of, receivers_of
     from dicom_node.store.folder import require_fit
     from dicom_node.store.process import sole_holder
 
@@ -84,11 +92,12 @@ def _supervise(config: Path, settings: Config) -> int:
             sole_holder(layout.lock("supervisor"), "supervisor"),
             NodeAudit(settings, config, text) as audit,
         ):
-            load_shared_parts()
+            premises = Premises(entrance_of(settings, processes=receivers_of(settings)), print_error)
             supervisor = Supervisor(
-                {post: memory_limit_of(settings, post.role) for post in posts_of(settings)},
-                partial(_be, settings=settings, supervised=True),
-                tell_ended=audit.process_ended,
+                {p: memory_limit_of(settings, p.role) for p in posts_of(settings) if p.role in roles},
+                partial(_be, settings=settings, supervised=True, entrance=premises.entrance),
+                premises,
+                audit.process_ended,
             )
             supervisor.heed_signals()
             return supervisor.run()
@@ -96,12 +105,19 @@ def _supervise(config: Path, settings: Config) -> int:
         leave(error, EXIT_FATAL)
 
 
-def _be(post: Post, last_end: str, settings: Config, *, supervised: bool) -> None:
+def _be(
+    post: Post,
+    last_end: str,
+    settings: Config,
+    *,
+    supervised: bool = False,
+    entrance: Entrance | None = None,
+) -> None:
     """Be one process of the node. Raises SystemExit."""
     from dicom_node.node.roles import run_post
 
     try:
-        run_post(post, settings, supervised=supervised, last_end=last_end)
+        run_post(post, settings, supervised=supervised, last_end=last_end, entrance=entrance)
     except NodeError as error:
         log.error("process cannot go on", extra={"action": "role-failed", "code": error.code, **post.fields})
         print_error(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from dicom_node.core.errors import NodeError, ObjectTooLarge, StorageFull
 
-PREFIX = "tmp"
-"""What the names of spooled files begin with."""
+_NAME = re.compile(r"tmp(\d+)-[0-9a-f]{32}\.dcm|tmp[0-9a-f]{32}\.dcm")
+"""Files of earlier versions have no number; there was one process then."""
 
 _LOOK_EVERY = 8 << 20
 """Bytes between two looks at the free space; times the associations, it has to stay below the reserve."""
@@ -30,11 +31,19 @@ class SpoolLimits:
     folder        on the data disk; what a killed process left there is removed at the next start
     object_bytes  largest object
     require_room  raises StorageFull when the disk has no room for another object
+    number        of the process, which is in the names of its files
     """
 
     folder: Path
     object_bytes: int
     require_room: Callable[[], None]
+    number: int = 1
+
+
+def spooled_in(folder: Path) -> list[tuple[Path, int]]:
+    """The spooled files that lie in a folder, each with the number of the process that made it."""
+    named = ((path, _NAME.fullmatch(path.name)) for path in folder.iterdir())
+    return [(path, int(name[1] or 1)) for path, name in named if name]
 
 
 class Spool:
@@ -52,7 +61,7 @@ class Spool:
         self._digest = hashlib.sha256(transfer_syntax_uid.encode())
         self._descriptor: int | None = None
         self.failure: NodeError | None = None
-        self.path = limits.folder / f"{PREFIX}{uuid.uuid4().hex}.dcm"
+        self.path = limits.folder / f"tmp{limits.number}-{uuid.uuid4().hex}.dcm"
         self.size = 0
         try:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

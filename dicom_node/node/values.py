@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -17,6 +18,9 @@ from dicom_node.supervise import Post, Role
 
 FOLLOW_CERTIFICATES_S = 60.0
 """Seconds between two looks at whether certificates and keys were exchanged."""
+
+_MOST_RECEIVERS = 4
+"""Unless told otherwise: more of them wait for each other's turn at the database."""
 
 WORKER_SHARE = 0.5
 """Of the watermarks. What is below is the reserve of the database and the courier, which only shrinks the
@@ -62,8 +66,14 @@ def routes_of(config: Config) -> tuple[Route, ...]:
 
 
 def posts_of(config: Config) -> tuple[Post, ...]:
-    """The processes of the node; the one that takes longest to start comes first."""
-    return (Post(Role.WORKER), Post(Role.RECEIVER), Post(Role.COURIER))
+    """The processes of the node, in the order in which they are started."""
+    receivers = (Post(Role.RECEIVER, number + 1) for number in range(receivers_of(config)))
+    return (*receivers, Post(Role.WORKER), Post(Role.COURIER))
+
+
+def receivers_of(config: Config) -> int:
+    """How many processes take associations."""
+    return config.listen.processes or min(_MOST_RECEIVERS, os.cpu_count() or 1)
 
 
 def memory_limit_of(config: Config, role: Role) -> int:
