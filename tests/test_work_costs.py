@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import event
 
+from bench.growth import _fill
+from dicom_node.core.retention import RetentionPolicy
 from dicom_node.core.rules import Route
+from dicom_node.store import overview
 from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
 from dicom_node.store.process import Bells
@@ -66,3 +69,37 @@ def test_an_image_of_a_known_study(costs):
 def test_the_same_image_again(costs):
     costs(1)
     assert costs(1) == {"statements": 6, "commits": 1, "syncs": 2}
+
+
+def asked(database, look):
+    """(statements, instructions of SQLite's machine in hundreds) that a look at the tables takes."""
+    with database.read() as conn:
+        look(conn)  # what is built once
+        counted = Counter()
+        raw = conn.connection.dbapi_connection
+        statement = lambda *args: counted.update(statements=1)  # noqa: E731
+        event.listen(database._writer, "before_cursor_execute", statement)
+        raw.set_progress_handler(lambda: counted.update(instructions=1) or 0, 100)
+        look(conn)
+        raw.set_progress_handler(None, 100)
+        event.remove(database._writer, "before_cursor_execute", statement)
+    return counted["statements"], counted["instructions"]
+
+
+@pytest.mark.parametrize(
+    ("look", "statements"),
+    [
+        (lambda conn: overview.study_lines(conn, study=None, limit=10, policy=RetentionPolicy()), 8),
+        (lambda conn: overview.image_lines(conn, study=None, limit=40), 4),
+    ],
+)
+def test_a_look_at_the_newest_costs_the_same_however_much_is_stored(tmp_path, look, statements):
+    costs = []
+    for size in (10, 500):
+        database = open_database(tmp_path / f"{size}.sqlite", datetime.now(UTC))
+        _fill(database, size, datetime.now(UTC))
+        costs.append(asked(database, look))
+        database.close()
+    few, many = costs
+    assert few[0] == many[0] == statements
+    assert many[1] <= 1.3 * few[1]
