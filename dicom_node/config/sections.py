@@ -164,7 +164,7 @@ class Listen(_Section):
     tls: ListenTls | None = None
     """DICOM over TLS, on a port of its own."""
     processes: Annotated[int, Field(ge=1, le=32)] | None = None
-    """Processes that take associations from the same ports, some 15 MiB each; null: one for each core of the
+    """Processes that take associations from the same ports, some 20 MiB each; null: one for each core of the
     machine, at most 4. One receives on one core at a time; the limits below are for all of them together."""
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
     """Associations at once; one more is rejected as "local limit exceeded", and senders try again."""
