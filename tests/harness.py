@@ -72,14 +72,19 @@ class Node:
     """`emode serve` as a subprocess on its own folder; ports and pids come from its log."""
 
     def __init__(
-        self, folder: Path, config: dict[str, Any], environment: dict[str, str] | None = None
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        environment: dict[str, str] | None = None,
+        only: Iterable[str] = (),
     ) -> None:
-        """Write the configuration; nothing runs before `start`."""
+        """Write the configuration; nothing runs before `start`. only: the roles to start, if not all."""
         self.folder = folder
         self.config_file = folder / "node.yaml"
         folder.mkdir(parents=True, exist_ok=True)
         self.config_file.write_text(yaml.safe_dump(config))
         self._environment = os.environ | (environment or {})
+        self._only = [word for role in only for word in ("--only", role)]
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self.log: list[dict[str, Any]] = []
@@ -104,7 +109,7 @@ class Node:
         """Start, and wait until these roles are ready."""
         seen = len(self.log)
         self._process = subprocess.Popen(
-            [str(EMODE), "serve", "--config", str(self.config_file)],
+            [str(EMODE), "serve", *self._only, "--config", str(self.config_file)],
             stderr=subprocess.PIPE,
             text=True,
             env=self._environment,
@@ -139,8 +144,11 @@ class Node:
         _kill(self.pids()[role])
 
     def pids(self) -> dict[str, int]:
-        """The newest process of each role."""
-        return {event["role"]: event["pid"] for event in self.events("ready")}
+        """The newest process of each post: receiver, receiver-2, worker, courier."""
+        ready = self.events("ready")
+        return {
+            e["role"] if "number" not in e else f"{e['role']}-{e['number']}": int(e["pid"]) for e in ready
+        }
 
     def events(self, action: str, *, after: int = 0, **fields: Any) -> list[dict[str, Any]]:
         """Log lines with this action and these fields."""

@@ -113,18 +113,6 @@ def test_a_second_node_on_the_same_folder_leaves_at_once_and_without_a_trace(con
     assert not layout.audit.exists()
 
 
-def test_a_process_whose_supervisor_died_before_it_spoke_leaves_quietly():
-    done = subprocess.run(
-        [str(EMODE), "serve", "--supervised", "--role", "courier"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
-
-
 def test_echo_to_nobody_ends_with_3(config):
     told = json.loads(emode("echo", "archive", "--config", config, "--json", status=3))
     assert told["code"] == "destination-unreachable"

@@ -304,6 +304,11 @@ def test_every_end_is_told_thirty_days_before(authority, tmp_path, caplog):
     assert caplog.records[-1].action == "certificate-ends-soon"
     (seen,) = peer_expiries(noted, later, 70)
     assert (seen.use, seen.days_left, seen.standing) == ("peer US1", 69, Standing.ENDS_SOON)
+    # Another process knows of others, and forgets nobody.
+    one, other = (PeerCertificates(noted, lambda: later, 70) for _ in range(2))
+    one.see("US2", certificate)
+    other.see("US3", certificate)
+    assert {seen.use for seen in peer_expiries(noted, later, 70)} == {"peer US1", "peer US2", "peer US3"}
     noted.write_text("{nonsense")
     assert peer_expiries(noted, later, 70) == []
 

@@ -9,12 +9,16 @@ from datetime import UTC, datetime
 
 import cv2
 import pytest
+from sqlalchemy import event
 
+from bench.growth import _fill
+from dicom_node.core.retention import RetentionPolicy
 from dicom_node.core.rules import Route
 from dicom_node.dicom import reading
 from dicom_node.dicom.label import LabelSettings
 from dicom_node.dicom.reading import ReadLimits, SourceImage, read_image
 from dicom_node.dicom.results import Equipment, ResultSettings
+from dicom_node.store import overview
 from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
 from dicom_node.store.jobs import claim, finish
@@ -168,3 +172,37 @@ def test_an_image_through_the_worker(tmp_path, monkeypatch):
     # Begin, image; begin, result known? Begin; job, its history; still these bytes? verdict; result, link,
     # delivery, each asked for before it is written; the delivery's job.
     assert counted == {"decode_frame": 1, "write_result": 1, "statements": 16, "commits": 3}
+
+
+def asked(database, look):
+    """(statements, instructions of SQLite's machine in hundreds) that a look at the tables takes."""
+    with database.read() as conn:
+        look(conn)  # what is built once
+        counted = Counter()
+        raw = conn.connection.dbapi_connection
+        statement = lambda *args: counted.update(statements=1)  # noqa: E731
+        event.listen(database._writer, "before_cursor_execute", statement)
+        raw.set_progress_handler(lambda: counted.update(instructions=1) or 0, 100)
+        look(conn)
+        raw.set_progress_handler(None, 100)
+        event.remove(database._writer, "before_cursor_execute", statement)
+    return counted["statements"], counted["instructions"]
+
+
+@pytest.mark.parametrize(
+    ("look", "statements"),
+    [
+        (lambda conn: overview.study_lines(conn, study=None, limit=10, policy=RetentionPolicy()), 8),
+        (lambda conn: overview.image_lines(conn, study=None, limit=40), 4),
+    ],
+)
+def test_a_look_at_the_newest_costs_the_same_however_much_is_stored(tmp_path, look, statements):
+    costs = []
+    for size in (10, 500):
+        database = open_database(tmp_path / f"{size}.sqlite", datetime.now(UTC))
+        _fill(database, size, datetime.now(UTC))
+        costs.append(asked(database, look))
+        database.close()
+    few, many = costs
+    assert few[0] == many[0] == statements
+    assert many[1] <= 1.3 * few[1]

@@ -3,9 +3,10 @@
 import sqlite3
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import event, update
 
 import rows
 from dicom_node.core.errors import DestinationBusy, DestinationRefused
@@ -14,6 +15,7 @@ from dicom_node.store.database import open_database
 from dicom_node.store.jobs import NewJob, cancel, claim, enqueue
 from dicom_node.store.overview import job_history
 from dicom_node.store.process import Bells
+from dicom_node.store.schema import jobs
 from dicom_node.work.loop import Lane, Outcome, WorkLoop
 from dicom_node.work.pulse import Pulse
 
@@ -185,3 +187,34 @@ def test_a_batch_of_slow_images_is_no_hang_and_one_that_hangs_in_it_is_found_in_
     bench.wait(bench.hung.is_set)
     assert time.monotonic() - began < 10  # not eight limits
     go_on.set()
+
+
+def test_a_look_where_nothing_has_changed_asks_no_table_and_a_change_is_seen(bench):
+    asked, woken = [], []
+    event.listen(bench.database._writer, "before_cursor_execute", lambda *args: asked.append(args[2]))
+
+    def handler(claimed):
+        for job in claimed:
+            woken.append(job.id)
+            yield Outcome(job)
+
+    bench.run(handler)
+    bench.wait(lambda: asked)
+    time.sleep(0.3)
+    looks = len(asked)
+    time.sleep(2.5)
+    assert len(asked) == looks
+    # Another process commits, and does not ring.
+    other = open_database(bench.path, now())
+    with other.write() as conn:
+        image = bench.receipt
+        soon = enqueue(conn, NewJob(JobKind.INFER, "images", 20, image.study_id, image.image_id, 3), now())
+    bench.wait(lambda: woken == [soon], 3)
+    # What is to be done later is done then, although nobody commits in between.
+    with other.write() as conn:
+        later = enqueue(conn, NewJob(JobKind.INFER, "images", 20, image.study_id, image.image_id, 3), now())
+        at = now() + timedelta(seconds=3)
+        conn.execute(update(jobs).where(jobs.c.id == later).values(not_before=at))
+    other.close()
+    bench.wait(lambda: woken == [soon, later], 8)
+    assert now() >= at

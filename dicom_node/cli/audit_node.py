@@ -10,7 +10,7 @@ from typing import Self
 
 from dicom_node.cli.access import actor, person
 from dicom_node.config import Config
-from dicom_node.supervise import Role
+from dicom_node.supervise import Post
 from dicom_node.telemetry.audit_message import Actor, AuditEvent, AuditKind, ObjectKind, Outcome, Part, Thing
 from dicom_node.telemetry.audit_syslog import log_head
 
@@ -36,9 +36,9 @@ class NodeAudit:
             Actor(launcher.name, Part.LAUNCHER, True, launcher.address, launcher.also),
         )
 
-    def process_ended(self, role: Role, status: int | None) -> None:
+    def process_ended(self, post: Post, status: int | None) -> None:
         """One process ended before its time and is started again."""
-        words = f"{role.value} ended with status {status}; started again"
+        words = f"{post.name} ended with status {status}; started again"
         self._trail.record(
             AuditEvent(AuditKind.PROCESS_ENDED, self._now(), self._actors[:1], (), Outcome.SERIOUS, words)
         )

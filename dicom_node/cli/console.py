@@ -86,8 +86,13 @@ def require_destination(settings: Config, name: str) -> None:
 
 def leave(error: NodeError | str, status: int) -> NoReturn:
     """Print what went wrong and end the command."""
-    err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+    print_error(error)
     raise typer.Exit(status)
+
+
+def print_error(error: NodeError | str) -> None:
+    """Print what went wrong."""
+    err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
 
 
 def show_json(value: Any) -> None:

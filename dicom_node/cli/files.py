@@ -50,8 +50,9 @@ def apply_model(
     from dicom_node.dicom.reading import read_image
     from dicom_node.dicom.results import write_result
     from dicom_node.dicom.skip import Skip
+    from dicom_node.node.imaging import appearance_of, read_limits_of
     from dicom_node.node.models import models_of
-    from dicom_node.node.values import appearance_of, now, read_limits_of
+    from dicom_node.node.values import now
     from dicom_node.work.make import leave_unfamiliar, make_results
 
     settings = config_or_exit(config)
@@ -120,7 +121,8 @@ def inspect(
     from dicom_node.dicom.header import read_header
     from dicom_node.dicom.reading import read_image
     from dicom_node.dicom.skip import Skip
-    from dicom_node.node.values import read_limits_of, routes_of
+    from dicom_node.node.imaging import read_limits_of
+    from dicom_node.node.values import routes_of
     from dicom_node.work.receive import judge_arrival
 
     settings = config_or_exit(config)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +24,7 @@ from dicom_node.cli.console import (
     config_or_exit,
     leave,
     out,
+    print_error,
     show_json,
     show_table,
 )
@@ -30,15 +32,11 @@ from dicom_node.config import DEFAULT_BUNDLE_NAME, Config, parse_config
 from dicom_node.core.access import Action
 from dicom_node.core.errors import AlreadyRunning, ConfigInvalid, DatabaseDamaged, NodeError, SchemaMismatch
 from dicom_node.core.identity import is_loopback
-from dicom_node.supervise import (
-    EXIT_FATAL,
-    Role,
-    Supervisor,
-    on_hangup,
-    receive_configuration,
-    stop_on_signal,
-)
+from dicom_node.supervise import EXIT_FATAL, Post, Role, Supervisor
 from dicom_node.telemetry.log import set_up_logging, where
+
+if TYPE_CHECKING:
+    from dicom_node.network.entrance import Entrance
 
 log = logging.getLogger(__name__)
 
@@ -49,71 +47,94 @@ def serve(
     config: ConfigOption = DEFAULT_CONFIG,
     role: Annotated[
         Role | None,
-        typer.Option(help="Be one process of the node only; without it, all are started and watched."),
+        typer.Option(help="Be one process of the node, and nothing else; nobody watches it."),
     ] = None,
-    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+    only: Annotated[
+        list[Role] | None,
+        typer.Option(help="Start and watch the processes of this role only; may be given more than once."),
+    ] = None,
 ) -> None:
     """Run the node until it is told to stop (SIGTERM, Ctrl-C)."""
-    if supervised:
-        source, folder, text, last_end = receive_configuration()
-        settings = parse_config(text, folder=folder, source=source)
-    else:
-        settings, last_end = config_or_exit(config), ""
+    settings = config_or_exit(config)
     set_up_logging(settings.log.level, settings.log.format)
-    if not supervised:
-        permit(settings, Action.SERVE)
-        # A process that is started again must not stay away because somebody is just renewing a file.
-        _refuse_unsafe_files(settings, record_key_files)
+    permit(settings, Action.SERVE)
+    # A process that is started again must not stay away because somebody is just renewing a file.
+    _refuse_unsafe_files(settings, record_key_files)
     if role is None:
         warn_about_root()
-        text = config.read_text(encoding="utf-8")
-        parse_config(text, folder=config.parent.resolve(), source=str(config))  # this very text
-        from dicom_node.node.values import layout_of, memory_limits_of
-        from dicom_node.store.folder import require_fit
-        from dicom_node.store.process import sole_holder
+        raise typer.Exit(_supervise(config, settings, only or list(Role)))
+    _be(Post(role), "", settings)
 
-        try:
-            require_fit(layout_of(settings))  # before any process starts: not half a node
-        except NodeError as error:
-            if error.permanent:
-                leave(error, EXIT_INCOMPLETE)
-            # A disk that is full for the moment, or a busy database: the processes wait for their turn.
-            log.warning("data folder not looked at", extra={"action": "folder-unknown", "code": error.code})
-        layout = layout_of(settings)
-        layout.create()
-        try:
-            # A second one must not start processes, nor write into the audit trail that a node came and went.
-            with (
-                sole_holder(layout.lock("supervisor"), "supervisor"),
-                NodeAudit(settings, config, text) as audit,
-            ):
-                supervisor = Supervisor(config, text, memory_limits_of(settings), audit.process_ended)
-                stop_on_signal(supervisor.stop)
-                on_hangup(supervisor.reload)
-                status = supervisor.run()
-        except AlreadyRunning as error:
-            leave(error, EXIT_FATAL)
-        raise typer.Exit(status)
-    from dicom_node.node.roles import run_role
+
+def _supervise(config: Path, settings: Config, roles: Collection[Role]) -> int:
+    """Start the processes of these roles and watch them; return the exit status."""
+    # Loaded here, once: the processes are forked. Nothing of it may import torch.
+    from dicom_node.node.receiver import Premises, entrance_of
+    from dicom_node.node.values import layout_of, memory_limit_of, posts_of, receivers_of
+    from dicom_node.store.folder import require_fit
+    from dicom_node.store.process import sole_holder
+
+    # The very text that is recorded as the configuration of this run.
+    text = config.read_text(encoding="utf-8")
+    settings = parse_config(text, folder=config.parent.resolve(), source=str(config))
+    layout = layout_of(settings)
+    try:
+        require_fit(layout)  # before any process starts: not half a node
+    except NodeError as error:
+        if error.permanent:
+            leave(error, EXIT_INCOMPLETE)
+        # A disk that is full for the moment, or a busy database: the processes wait for their turn.
+        log.warning("data folder not looked at", extra={"action": "folder-unknown", "code": error.code})
+    layout.create()
+    try:
+        # A second one must not start processes, nor write into the audit trail that a node came and went.
+        with (
+            sole_holder(layout.lock("supervisor"), "supervisor"),
+            NodeAudit(settings, config, text) as audit,
+        ):
+            premises = Premises(entrance_of(settings, processes=receivers_of(settings)), print_error)
+            supervisor = Supervisor(
+                {p: memory_limit_of(settings, p.role) for p in posts_of(settings) if p.role in roles},
+                partial(_be, settings=settings, supervised=True, entrance=premises.entrance),
+                premises,
+                audit.process_ended,
+            )
+            supervisor.heed_signals()
+            return supervisor.run()
+    except AlreadyRunning as error:
+        leave(error, EXIT_FATAL)
+
+
+def _be(
+    post: Post,
+    last_end: str,
+    settings: Config,
+    *,
+    supervised: bool = False,
+    entrance: Entrance | None = None,
+) -> None:
+    """Be one process of the node. Raises SystemExit."""
+    from dicom_node.node.roles import run_post
 
     try:
-        run_role(role, settings, supervised=supervised, last_end=last_end)
+        run_post(post, settings, supervised=supervised, last_end=last_end, entrance=entrance)
     except NodeError as error:
-        log.error("process cannot go on", extra={"action": "role-failed", "role": role, "code": error.code})
+        log.error("process cannot go on", extra={"action": "role-failed", "code": error.code, **post.fields})
+        print_error(error)
         fatal = isinstance(error, ConfigInvalid | SchemaMismatch | DatabaseDamaged | AlreadyRunning)
-        leave(error, EXIT_FATAL if fatal else EXIT_INCOMPLETE)
+        raise SystemExit(EXIT_FATAL if fatal else EXIT_INCOMPLETE) from None
     except Exception as error:  # noqa: BLE001
         # A traceback may quote attribute values: class and place are all that is written.
         log.critical(
             "process failed",
             extra={
                 "action": "role-failed",
-                "role": role,
+                **post.fields,
                 "code": type(error).__name__,
                 "where": where(error),
             },
         )
-        raise typer.Exit(EXIT_INCOMPLETE) from None
+        raise SystemExit(EXIT_INCOMPLETE) from None
 
 
 def _refuse_unsafe_files(
@@ -134,9 +155,10 @@ def check(
     config: Annotated[Path, typer.Argument(help="Configuration file.")], json_: JsonOption = False
 ) -> None:
     """Check a configuration: every problem at once, or what it means."""
+    from dicom_node.node.imaging import appearance_of
     from dicom_node.node.peers import certificate_expiries, listening_on
     from dicom_node.node.people import access_of
-    from dicom_node.node.values import appearance_of, layout_of
+    from dicom_node.node.values import layout_of
     from dicom_node.store.folder import require_fit
 
     settings = config_or_exit(config)

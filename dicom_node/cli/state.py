@@ -43,7 +43,7 @@ def status(
 ) -> None:
     """Show each image's way through the node, with times: the answer to "where is my study?"."""
     from dicom_node.node.peers import certificate_expiries, certificate_problems
-    from dicom_node.node.values import WORKER_SHARE, layout_of, now, retention_of, watermarks_of
+    from dicom_node.node.values import WORKER_SHARE, layout_of, now, posts_of, retention_of, watermarks_of
 
     settings = config_or_exit(config)
     who = permit(settings, Action.VIEW_STUDIES)
@@ -58,7 +58,7 @@ def status(
     layout = layout_of(settings)
     expiring = [each for each in certificate_expiries(settings) if each.standing is not Standing.GOOD]
     unusable = certificate_problems(settings)
-    roles = {role.value: is_held(layout.lock(role)) for role in Role}
+    running = {post.name: is_held(layout.lock(post.name)) for post in posts_of(settings)}
     free, marks = shutil.disk_usage(layout.root).free >> 20, watermarks_of(settings)
     full = [role for role in (Role.RECEIVER, Role.WORKER) if is_held(layout.full_sign(role))]
     known = set(settings.destinations)
@@ -66,7 +66,7 @@ def status(
     if json_:
         show_json(
             {
-                "processes": roles,
+                "processes": running,
                 "disk": {"free_mib": free, "refusing": [role.value for role in full]},
                 "counts": counts,
                 "destinations": destinations,
@@ -80,7 +80,7 @@ def status(
         return
     out.print(
         "  ".join(
-            f"{role} {'[green]running[/]' if up else '[red]NOT RUNNING[/]'}" for role, up in roles.items()
+            f"{name} {'[green]running[/]' if up else '[red]NOT RUNNING[/]'}" for name, up in running.items()
         )
     )
     if Role.RECEIVER in full:

@@ -163,12 +163,16 @@ class Listen(_Section):
     """TCP port of plain DICOM for every called AE title; null: only TLS. 0 takes a free one (tests)."""
     tls: ListenTls | None = None
     """DICOM over TLS, on a port of its own."""
+    processes: Annotated[int, Field(ge=1, le=32)] | None = None
+    """Processes that take associations from the same ports, some 20 MiB each; null: one for each core of the
+    machine, at most 4. One receives on one core at a time; the limits below are for all of them together."""
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
     """Associations at once; one more is rejected as "local limit exceeded", and senders try again."""
     max_associations_per_peer: Annotated[int, Field(ge=1, le=1000)] = 25
     """The same of one peer (AE title and address), so that nobody takes everybody's."""
     max_waiting: Annotated[int, Field(ge=1, le=10000)] = 200
-    """Connections that have not asked for an association yet. One more ends the one that waits longest."""
+    """Connections that have not asked for an association yet. One more ends the one that waits longest.
+    Each process takes its share of this and of the next."""
     max_waiting_per_address: Annotated[int, Field(ge=1, le=10000)] = 50
     """The same from one address."""
     request_timeout_s: Seconds = 10.0

@@ -55,7 +55,7 @@ STEPS: tuple[tuple[str, str], ...] = (
     ("role.opened", "it has opened the database; it serves nothing"),
     ("migrate.applied", "the schema is brought up to date, not committed"),
     ("supervisor.starting", "the supervisor is about to start a process"),
-    ("supervisor.started", "the process runs and has no configuration"),
+    ("supervisor.started", "the process runs; it has just begun"),
 )
 """(name, what is true at that moment), in the order of an image's way."""
 

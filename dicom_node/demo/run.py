@@ -29,8 +29,9 @@ from dicom_node.dicom.reading import read_image
 from dicom_node.dicom.skip import Skip
 from dicom_node.network.requestor import RemoteAE
 from dicom_node.network.scu import Outgoing, Sent, send
+from dicom_node.node.imaging import appearance_of, read_limits_of
 from dicom_node.node.models import models_of
-from dicom_node.node.values import appearance_of, layout_of, read_limits_of
+from dicom_node.node.values import layout_of
 from dicom_node.store import overview
 from dicom_node.store.database import Database, open_existing_database
 from dicom_node.store.overview import ImageLine

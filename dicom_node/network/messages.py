@@ -65,7 +65,7 @@ class Inbox:
         """Wait for a message in one of these presentation contexts."""
         self._contexts = contexts
         self._limits = limits
-        self._blank = BlankFile(limits.folder)
+        self._blank = BlankFile(limits)
         self._context_id: int | None = None
         self._command_set = bytearray()
         self._message: Message | None = None

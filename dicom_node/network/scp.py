@@ -47,6 +47,10 @@ class ScpSettings:
     admission: Admission
     door: DoorLimits
     association: AssociationLimits
+    has_more: Callable[[], bool] = lambda: False
+    """Has this process more connections than another that accepts from the same sockets?"""
+    tell_count: Callable[[int], None] = lambda count: None
+    """Told how many connections it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class StoreScp:
         desk: ReportDesk,
         audit: IncomingAudit | None = None,
     ) -> None:
-        """Prepare; nothing listens before `start`."""
+        """Prepare; nobody is let in before `start`."""
         self._settings = settings
         self._take = take
         self._desk = desk
@@ -109,11 +113,18 @@ class StoreScp:
             *(offer(uid, transfer_syntaxes_in()) for uid in ULTRASOUND_CLASSES),
             *(offer(uid, UNCOMPRESSED) for uid in RETURNED_CLASSES),
         )
-        self._door = Door(settings.listeners, settings.door, self._welcome, self._audit.turned_away)
+        self._door = Door(
+            settings.listeners,
+            settings.door,
+            self._welcome,
+            self._audit.turned_away,
+            settings.has_more,
+            settings.tell_count,
+        )
 
-    def start(self) -> list[int]:
-        """Listen; return the ports, in the order of the listeners. Raises OSError."""
-        return self._door.start()
+    def start(self) -> None:
+        """Take associations."""
+        self._door.start()
 
     def stop(self, drain_s: float) -> None:
         """Take no new association, give the open ones `drain_s` seconds to end, then abort them."""

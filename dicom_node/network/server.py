@@ -22,8 +22,7 @@ from dicom_node.telemetry.log import where
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 128
-_ACCEPTS_AT_ONCE = 32
+_MOST_TOLD = 32
 _TLS_HANDSHAKE = 0x16
 _HEADER_BYTES = 6  # PS3.8 9.3.1: type, reserved, length
 _SHORTEST_REQUEST = 68  # PS3.8 Table 9-11: everything before the variable items
@@ -31,6 +30,8 @@ _LONGEST_REQUEST = 1 << 18
 """128 presentation contexts with 40 transfer syntaxes each, and room for user information."""
 _TICK_S = 0.5
 _PAUSE_S = 0.2
+_AFTER_YOU_S = 0.004
+"""Long enough for another process to wake and accept, even if it is at work; no peer notices it."""
 _TALLY_S = 10.0
 _ABORT_GRACE_S = 5.0
 _IN_THE_HALL = 16
@@ -47,10 +48,10 @@ _NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One address to listen on. tls gives the context for each new connection; None is plain DICOM."""
+    """A socket that listens. tls gives the context for each new connection; None is plain DICOM."""
 
-    host: str
-    port: int
+    bound: socket.socket
+    """Non-blocking. Other processes may accept from it too."""
     tls: Callable[[], ssl.SSLContext] | None = None
 
 
@@ -123,14 +124,22 @@ class Door:
         limits: DoorLimits,
         welcome: Callable[[Arrived], Visit],
         tell_turned_away: Callable[[str, str, int], None] = lambda reason, address, count: None,
+        has_more: Callable[[], bool] = lambda: False,
+        tell_count: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """Prepare; nothing listens before `start`. tell_turned_away is for the audit trail."""
+        """Prepare; nobody is let in before `start`.
+
+        tell_turned_away  is for the audit trail.
+        has_more          has this process more connections than another that accepts from the same sockets?
+        tell_count        told how many connections this one has.
+        """
         self._listeners = tuple(listeners)
         self._limits = limits
         self._welcome = welcome
         self._tell_turned_away = tell_turned_away
+        self._has_more = has_more
+        self._tell_count = tell_count
         self._selector = selectors.DefaultSelector()
-        self._bound: list[tuple[socket.socket, Listener]] = []
         self._guests: dict[_Guest, None] = {}  # in the order of arrival
         self._visits: dict[Visit, float] = {}
         self._cuts: dict[Visit, float] = {}
@@ -141,22 +150,10 @@ class Door:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="door", daemon=True)
 
-    def start(self) -> list[int]:
-        """Listen; return the ports, in the order of the listeners. Raises OSError if one is taken."""
-        try:
-            for listener in self._listeners:
-                family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
-                bound = socket.create_server(
-                    (listener.host, listener.port), family=family, backlog=_BACKLOG, reuse_port=False
-                )
-                bound.setblocking(False)
-                self._bound.append((bound, listener))
-        except OSError:
-            self._close_listeners()
-            raise
+    def start(self) -> None:
+        """Accept."""
         self._listen()
         self._thread.start()
-        return [int(bound.getsockname()[1]) for bound, _ in self._bound]
 
     def stop(self, drain_s: float) -> None:
         """Take nobody in, give open associations `drain_s` seconds to end, then abort them."""
@@ -195,7 +192,7 @@ class Door:
                 if key.data in self._guests:  # not dismissed by an earlier event of this round
                     self._serve(key.data)
             else:
-                self._accept(key.data[0], key.data[1])
+                self._accept(key.data)
         except Exception as error:  # noqa: BLE001 - the loop must go on for everybody else
             log.error(
                 "connection failed",
@@ -226,18 +223,19 @@ class Door:
 
     # -- connections ------------------------------------------------------------------------
 
-    def _accept(self, bound: socket.socket, listener: Listener) -> None:
-        for _ in range(_ACCEPTS_AT_ONCE):
-            try:
-                accepted, address = bound.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _NO_MORE:
-                    self._pause(error)
-                    return
-                continue  # that one is gone already
-            self._seat(accepted, (str(address[0]), int(address[1])), listener)
+    def _accept(self, listener: Listener) -> None:
+        """One at a time, and after others that have fewer: of many that come at once, each gets its share."""
+        if self._has_more():
+            time.sleep(_AFTER_YOU_S)
+        try:
+            accepted, address = listener.bound.accept()
+        except BlockingIOError:
+            return  # another process was first
+        except OSError as error:
+            if error.errno in _NO_MORE:
+                self._pause(error)
+            return  # or that one is gone already
+        self._seat(accepted, (str(address[0]), int(address[1])), listener)
 
     def _seat(self, accepted: socket.socket, address: tuple[str, int], listener: Listener) -> None:
         try:
@@ -258,6 +256,7 @@ class Door:
         self._make_room(address[0])
         self._guests[guest] = None
         self._selector.register(accepted, selectors.EVENT_READ, guest)
+        self._count()
 
     def _make_room(self, address: str) -> None:
         """Whoever has waited longest goes, first of the same address, then of all."""
@@ -353,6 +352,10 @@ class Door:
         with self._visits_lock:
             self._visits.pop(visit, None)
             self._cuts.pop(visit, None)
+        self._count()
+
+    def _count(self) -> None:
+        self._tell_count(len(self._guests) + len(self._visits))
 
     def _open_visits(self) -> list[Visit]:
         with self._visits_lock:
@@ -363,6 +366,7 @@ class Door:
             del self._guests[guest]
             with suppress(KeyError, ValueError):
                 self._selector.unregister(guest.socket)
+            self._count()
         guest.socket.close()
 
     def _turn_away(self, guest: _Guest, reason: str, answer: bytes = b"") -> None:
@@ -379,9 +383,9 @@ class Door:
 
     def _listen(self) -> None:
         self._paused_until = None
-        for bound, listener in self._bound:
+        for listener in self._listeners:
             with suppress(KeyError):  # it is there already
-                self._selector.register(bound, selectors.EVENT_READ, (bound, listener))
+                self._selector.register(listener.bound, selectors.EVENT_READ, listener)
 
     def _pause(self, error: OSError) -> None:
         """No descriptor or memory for another connection: make room and look again in a moment."""
@@ -392,19 +396,19 @@ class Door:
         if self._guests:
             self._turn_away(next(iter(self._guests)), "no-resources")
         self._paused_until = time.monotonic() + _PAUSE_S
-        for bound, _ in self._bound:
+        for listener in self._listeners:
             with suppress(KeyError):
-                self._selector.unregister(bound)
+                self._selector.unregister(listener.bound)
 
     def _close_listeners(self) -> None:
-        for bound, _ in self._bound:
-            bound.close()
+        for listener in self._listeners:
+            listener.bound.close()
 
     def _report(self, now: float) -> None:
         """Who was turned away and why: one line for each reason and address, not one for each connection."""
         if not self._tally or now - self._tallied_at < _TALLY_S:
             return
-        for (reason, address), count in self._tally.most_common(_ACCEPTS_AT_ONCE):
+        for (reason, address), count in self._tally.most_common(_MOST_TOLD):
             self._tell_turned_away(reason, address, count)
             log.warning(
                 "connections turned away",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from dicom_node.core.errors import NodeError, ObjectTooLarge, StorageFull
 
-PREFIX = "tmp"
-"""What the names of spooled files begin with."""
+_NAME = re.compile(r"tmp(\d+)-[0-9a-f]{32}\.dcm|tmp[0-9a-f]{32}\.dcm")
+"""Files of earlier versions have no number; there was one process then."""
 
 _LOOK_EVERY = 8 << 20
 """Bytes between two looks at the free space; times the associations, it has to stay below the reserve."""
@@ -33,25 +34,33 @@ class SpoolLimits:
     folder        on the data disk; what a killed process left there is removed at the next start
     object_bytes  largest object
     require_room  raises StorageFull when the disk has no room for another object
+    number        of the process, which is in the names of its files
     """
 
     folder: Path
     object_bytes: int
     require_room: Callable[[], None]
+    number: int = 1
+
+
+def spooled_in(folder: Path) -> list[tuple[Path, int]]:
+    """The spooled files that lie in a folder, each with the number of the process that made it."""
+    named = ((path, _NAME.fullmatch(path.name)) for path in folder.iterdir())
+    return [(path, int(name[1] or 1)) for path, name in named if name]
 
 
 class BlankFile:
     """An empty file that waits for the next object: making one can take longer than filling it."""
 
-    def __init__(self, folder: Path) -> None:
-        """In this folder, once `prepare` is called."""
-        self._folder = folder
+    def __init__(self, limits: SpoolLimits) -> None:
+        """Where these say, once `prepare` is called."""
+        self._limits = limits
         self._made: tuple[Path, int] | None = None
 
     def prepare(self) -> None:
         """Make it now, if there is none. What goes wrong will be said when it is needed."""
         if self._made is None:
-            path = _new_path(self._folder)
+            path = _new_path(self._limits)
             with suppress(OSError):
                 self._made = path, _create(path)
 
@@ -95,7 +104,7 @@ class Spool:
         if made is not None:
             self.path, self._descriptor = made
             return
-        self.path = _new_path(limits.folder)
+        self.path = _new_path(limits)
         try:
             self._descriptor = _create(self.path)
         except OSError as error:
@@ -193,8 +202,8 @@ class Spool:
         self.remove()
 
 
-def _new_path(folder: Path) -> Path:
-    return folder / f"{PREFIX}{uuid.uuid4().hex}.dcm"
+def _new_path(limits: SpoolLimits) -> Path:
+    return limits.folder / f"tmp{limits.number}-{uuid.uuid4().hex}.dcm"
 
 
 def _create(path: Path) -> int:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Mapping
-from errno import EADDRINUSE
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from ipaddress import ip_network
 
 from dicom_node.config import Config
-from dicom_node.core.errors import ListenFailed
+from dicom_node.core.errors import ListenFailed, NodeError
 from dicom_node.core.identity import is_loopback
 from dicom_node.network.admission import Admission, AllowedPeer
 from dicom_node.network.association import AssociationLimits
 from dicom_node.network.audit import IncomingAudit
+from dicom_node.network.entrance import Entrance
 from dicom_node.network.scp import ReportDesk, ScpSettings, StoreScp
 from dicom_node.network.seats import Seats
 from dicom_node.network.server import DoorLimits, Listener
-from dicom_node.network.spool import PREFIX as SPOOL_PREFIX
-from dicom_node.network.spool import SpoolLimits
+from dicom_node.network.spool import SpoolLimits, spooled_in
 from dicom_node.node.base import Base
 from dicom_node.node.peers import listening_credentials
 from dicom_node.node.values import FOLLOW_CERTIFICATES_S, now, routes_of, watermarks_of
+from dicom_node.store.files import Layout
+from dicom_node.store.process import Turn, is_held
 from dicom_node.store.room import DiskRoom
 from dicom_node.store.together import Together
-from dicom_node.supervise import Role, on_hangup, report_ready
+from dicom_node.supervise import Post, Role, on_hangup, report_ready
 from dicom_node.trust.certificates import CertificateName
 from dicom_node.trust.credentials import Credentials
 from dicom_node.trust.watch import PeerCertificates
@@ -38,8 +39,48 @@ _DRAIN_S = 20.0
 _ROOM_LOOK_S = 1.0
 
 
-def receive(base: Base) -> None:
-    """Listen until told to stop; then let open associations end.
+class Premises:
+    """What the supervisor holds for the receivers: their entrance, as long as one of them is there."""
+
+    def __init__(self, entrance: Entrance, tell: Callable[[NodeError], None]) -> None:
+        """tell is given what keeps the entrance shut, in words for people."""
+        self.entrance = entrance
+        self._tell = tell
+
+    def prepare(self, post: Post) -> Collection[int]:
+        """Listen before the first receiver starts. Raises ListenFailed."""
+        if post.role is not Role.RECEIVER:
+            return ()
+        try:
+            self.entrance.open()
+        except ListenFailed as error:
+            self._tell(error)
+            raise
+        return [bound.fileno() for bound in self.entrance.sockets.values()]
+
+    def ended(self, post: Post, *, last: bool) -> None:
+        """With the last one, callers are turned away: else they would wait until the next one has started."""
+        if post.role is not Role.RECEIVER:
+            return
+        self.entrance.left(post.number)
+        if last:
+            self.entrance.close()
+
+    def close(self) -> None:
+        """Take nobody in any more."""
+        self.entrance.close()
+
+
+def entrance_of(config: Config, *, processes: int) -> Entrance:
+    """Where so many receivers take associations; made before they are."""
+    ports = {} if config.listen.port is None else {"port": config.listen.port}
+    if config.listen.tls is not None:
+        ports["tls_port"] = config.listen.tls.port
+    return Entrance(config.listen.host, ports, processes=processes, seats=config.listen.max_associations)
+
+
+def receive(base: Base, entrance: Entrance, post: Post) -> None:
+    """Take associations until told to stop; then let open ones end.
 
     Raises ListenFailed.
     """
@@ -49,7 +90,7 @@ def receive(base: Base) -> None:
         base.layout.root, watermarks_of(config), base.layout.full_sign(Role.RECEIVER), "images are"
     )
     reception = Reception(
-        together=Together(base.database),
+        together=Together(base.database, Turn(base.layout.lock("receivers"))),
         layout=base.layout,
         bells=base.bells,
         routes=routes,
@@ -58,15 +99,18 @@ def receive(base: Base) -> None:
     )
     audit = IncomingAudit(base.trail)
     credentials = listening_credentials(config)
-    listeners = _listeners(config, credentials)
+    entrance.open()
+    ports = entrance.ports
     desk = _report_desk(base)
     settings = ScpSettings(
-        listeners=tuple(listeners.values()),
-        admission=_admission(base, audit, desk),
+        listeners=tuple(_listeners(entrance, credentials)),
+        has_more=partial(entrance.crowd.is_larger, post.number),
+        tell_count=partial(entrance.crowd.note, post.number),
+        admission=_admission(base, audit, desk, _seats(base, entrance, post)),
         door=DoorLimits(
             max_associations=config.listen.max_associations,
-            max_waiting=config.listen.max_waiting,
-            max_waiting_per_address=config.listen.max_waiting_per_address,
+            max_waiting=_share(config.listen.max_waiting, entrance),
+            max_waiting_per_address=_share(config.listen.max_waiting_per_address, entrance),
             request_timeout_s=config.listen.request_timeout_s,
             max_duration_s=config.listen.max_duration_s,
         ),
@@ -77,24 +121,18 @@ def receive(base: Base) -> None:
                 folder=base.layout.incoming,
                 object_bytes=config.limits.object_mib << 20,
                 require_room=room.require,
+                number=post.number,
             ),
         ),
     )
-    # We hold the receiver's lock: whatever an earlier one was spooling will never be finished.
-    for left in base.layout.incoming.glob(f"{SPOOL_PREFIX}*"):
-        left.unlink(missing_ok=True)
+    _remove_leftovers(base.layout, post)
     if credentials is not None:
         credentials.refresh()  # what is wrong with the files is said now, not when somebody calls
         on_hangup(lambda: credentials.refresh(force=True))
     scp = StoreScp(settings, reception.take, desk, audit)
-    try:
-        ports = dict(zip(listeners, scp.start(), strict=True))
-    except OSError as error:
-        tried = " or ".join(str(listener.port) for listener in listeners.values())
-        why = os.strerror(error.errno) if error.errno else str(error.strerror)
-        cure = f"; another program has it: ss -ltnp 'sport = :{tried}'" if error.errno == EADDRINUSE else ""
-        raise ListenFailed(f"{config.listen.host}:{tried}: {why}{cure}") from error
-    _say_what_is_open(config, ports)
+    scp.start()
+    if post.number == 1:
+        _say_what_is_open(config, ports)
     report_ready(**ports)
     followed_at = time.monotonic()
     while not base.stop.wait(_ROOM_LOOK_S):
@@ -105,14 +143,33 @@ def receive(base: Base) -> None:
     scp.stop(_DRAIN_S)
 
 
-def _listeners(config: Config, credentials: Credentials | None) -> dict[str, Listener]:
-    """The ways in, by the name under which their port is reported."""
-    listeners = {}
-    if config.listen.port is not None:
-        listeners["port"] = Listener(config.listen.host, config.listen.port)
-    if credentials is not None and config.listen.tls is not None:
-        listeners["tls_port"] = Listener(config.listen.host, config.listen.tls.port, credentials.context)
-    return listeners
+def _listeners(entrance: Entrance, credentials: Credentials | None) -> Iterator[Listener]:
+    """The ways in."""
+    for name, bound in entrance.sockets.items():
+        yield Listener(bound, credentials.context if credentials is not None and name != "port" else None)
+
+
+def _seats(base: Base, entrance: Entrance, post: Post) -> Seats:
+    listen = base.config.listen
+    return Seats(
+        listen.max_associations,
+        listen.max_associations_per_peer,
+        entrance.seats,
+        post.number,
+        base.layout.lock("seats"),
+    )
+
+
+def _share(limit: int, entrance: Entrance) -> int:
+    return max(1, limit // entrance.processes)
+
+
+def _remove_leftovers(layout: Layout, post: Post) -> None:
+    """What a receiver that is gone was spooling will never be finished; ours is, for we hold its lock."""
+    for path, number in spooled_in(layout.incoming):
+        maker = Post(Role.RECEIVER, number)
+        if maker == post or not is_held(layout.lock(maker.name)):
+            path.unlink(missing_ok=True)
 
 
 def _report_desk(base: Base) -> ReportDesk:
@@ -135,7 +192,7 @@ def _asking(config: Config) -> set[str]:
     return {d.calling_ae_title for d in config.destinations.values() if d.confirm == "commitment"}
 
 
-def _admission(base: Base, audit: IncomingAudit, desk: ReportDesk) -> Admission:
+def _admission(base: Base, audit: IncomingAudit, desk: ReportDesk, seats: Seats) -> Admission:
     config = base.config
     peers = tuple(
         AllowedPeer(
@@ -152,7 +209,7 @@ def _admission(base: Base, audit: IncomingAudit, desk: ReportDesk) -> Admission:
         peers=peers,
         saw_certificate=seen.see,
         accept_unknown_peers=config.accept_unknown_peers,
-        seats=Seats(config.listen.max_associations, config.listen.max_associations_per_peer),
+        seats=seats,
         tell_rejected=audit.rejected,
     )
 

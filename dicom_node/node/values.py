@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from dicom_node.config import Config
 from dicom_node.core.breaker import BreakerPolicy
@@ -13,18 +13,14 @@ from dicom_node.core.job import RetryPolicy
 from dicom_node.core.retention import RetentionPolicy
 from dicom_node.core.room import Watermarks
 from dicom_node.core.rules import PRIORITIES, DeliverWhen, Match, Route
-from dicom_node.dicom.label import LabelSettings
-from dicom_node.dicom.reading import ReadLimits
-from dicom_node.dicom.results import Equipment, ResultSettings
 from dicom_node.store.files import Layout
-from dicom_node.supervise import Role
-
-if TYPE_CHECKING:
-    from dicom_node.work.make import Appearance
-
+from dicom_node.supervise import Post, Role
 
 FOLLOW_CERTIFICATES_S = 60.0
 """Seconds between two looks at whether certificates and keys were exchanged."""
+
+_MOST_RECEIVERS = 4
+"""Unless told otherwise: more of them wait for each other's turn at the database."""
 
 WORKER_SHARE = 0.5
 """Of the watermarks. What is below is the reserve of the database and the courier, which only shrinks the
@@ -69,54 +65,20 @@ def routes_of(config: Config) -> tuple[Route, ...]:
     )
 
 
-def appearance_of(config: Config) -> Appearance:
-    """What results look like and say."""
-    from dicom_node.work.make import Appearance
-
-    section = config.results
-    label = LabelSettings(
-        text=section.label.text,
-        soft=section.label.soft,
-        hard=section.label.hard,
-        layout=section.layout,
-        font_file=section.label.font_file,
-    )
-    label.check()  # a wording that the font cannot write is a mistake in the configuration
-    return Appearance(
-        label=label,
-        results=ResultSettings(
-            series_description=section.series_description,
-            series_number_base=section.series_number_base,
-        ),
-        equipment=Equipment(
-            manufacturer=config.equipment.manufacturer,
-            model_name=config.equipment.model_name,
-            device_serial=config.equipment.device_serial_number,
-            software_version=software_version(),
-            station_name=config.equipment.station_name,
-            institution=config.equipment.institution_name,
-        ),
-    )
+def posts_of(config: Config) -> tuple[Post, ...]:
+    """The processes of the node, in the order in which they are started."""
+    receivers = (Post(Role.RECEIVER, number + 1) for number in range(receivers_of(config)))
+    return (*receivers, Post(Role.WORKER), Post(Role.COURIER))
 
 
-def read_limits_of(config: Config) -> ReadLimits:
-    """What the intake gate refuses to decode."""
-    limits = config.limits
-    return ReadLimits(
-        max_pixels=limits.decoded_megapixels * 1_000_000,
-        max_frames=limits.frames,
-        max_total_pixels=limits.total_megapixels * 1_000_000,
-    )
+def receivers_of(config: Config) -> int:
+    """How many processes take associations."""
+    return config.listen.processes or min(_MOST_RECEIVERS, os.cpu_count() or 1)
 
 
-def memory_limits_of(config: Config) -> dict[Role, int]:
-    """MiB that each process may hold in memory."""
-    other = config.limits.process_memory_mib
-    return {
-        Role.RECEIVER: other,
-        Role.WORKER: config.inference.memory_mib,
-        Role.COURIER: other,
-    }
+def memory_limit_of(config: Config, role: Role) -> int:
+    """MiB that a process of this role may hold in memory."""
+    return config.inference.memory_mib if role is Role.WORKER else config.limits.process_memory_mib
 
 
 def watermarks_of(config: Config) -> Watermarks:

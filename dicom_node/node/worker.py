@@ -8,9 +8,10 @@ import cv2
 
 from dicom_node.core.job import JobKind, RetryPolicy
 from dicom_node.node.base import Base
+from dicom_node.node.imaging import appearance_of, read_limits_of
 from dicom_node.node.lanes import serve_lanes
 from dicom_node.node.models import models_of
-from dicom_node.node.values import WORKER_SHARE, appearance_of, read_limits_of, routes_of, watermarks_of
+from dicom_node.node.values import WORKER_SHARE, routes_of, watermarks_of
 from dicom_node.store.room import DiskRoom
 from dicom_node.supervise import Role
 from dicom_node.work.infer import Infer

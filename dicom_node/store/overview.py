@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -244,47 +244,86 @@ def study_lines(
     ).all()
     ids = [row.id for row in found]
     sizes, holds = kept_by_study(conn, ids), holds_by_study(conn, ids, policy)
-    lines = []
-    for row in found:
-        of_study = select(func.count()).select_from(images).where(images.c.study_id == row.id)
-        made = (
-            select(deliveries.c.state, func.count(deliveries.c.id.distinct()))
-            .join(image_results, image_results.c.result_id == deliveries.c.result_id)
-            .join(images, images.c.id == image_results.c.image_id)
-            .where(images.c.study_id == row.id)
-            .group_by(deliveries.c.state)
+    arrived, failed, made, ways = (
+        _images_by_study(conn, ids),
+        _failed_by_study(conn, ids),
+        _results_by_study(conn, ids),
+        _deliveries_by_study(conn, ids),
+    )
+    return [
+        StudyLine(
+            study_instance_uid=row.study_instance_uid,
+            accession_number=row.accession_number,
+            state=row.state,
+            revision=row.revision,
+            first_received_at=row.first_received_at,
+            last_received_at=row.last_received_at,
+            images=arrived[row.id].total(),
+            skipped=arrived[row.id][Decision.SKIPPED],
+            failed=failed.get(row.id, 0),
+            results=made.get(row.id, 0),
+            confirmed=ways[row.id][DeliveryState.CONFIRMED],
+            parked=ways[row.id][DeliveryState.PARKED],
+            purged_at=row.purged_at,
+            kept_bytes=sizes.get(row.id, 0),
+            held_back=holds[row.id].value if row.id in holds else None,
         )
-        states: dict[str, int] = {row[0]: row[1] for row in conn.execute(made)}
-        result_count = (
-            select(func.count(image_results.c.result_id.distinct()))
-            .join(images, images.c.id == image_results.c.image_id)
-            .where(images.c.study_id == row.id)
-        )
-        failed = (
-            select(func.count())
-            .select_from(jobs)
-            .where(jobs.c.study_id == row.id, jobs.c.kind == JobKind.INFER, jobs.c.state == JobState.FAILED)
-        )
-        lines.append(
-            StudyLine(
-                study_instance_uid=row.study_instance_uid,
-                accession_number=row.accession_number,
-                state=row.state,
-                revision=row.revision,
-                first_received_at=row.first_received_at,
-                last_received_at=row.last_received_at,
-                images=conn.scalar(of_study) or 0,
-                skipped=conn.scalar(of_study.where(images.c.decision == Decision.SKIPPED)) or 0,
-                failed=conn.scalar(failed) or 0,
-                results=conn.scalar(result_count) or 0,
-                confirmed=states.get(DeliveryState.CONFIRMED, 0),
-                parked=states.get(DeliveryState.PARKED, 0),
-                purged_at=row.purged_at,
-                kept_bytes=sizes.get(row.id, 0),
-                held_back=holds[row.id].value if row.id in holds else None,
-            )
-        )
-    return lines
+        for row in found
+    ]
+
+
+def _images_by_study(conn: Connection, study_ids: Sequence[int]) -> dict[int, Counter[str]]:
+    """How many images of each study are in each decision."""
+    of = images.c
+    rows = conn.execute(
+        select(of.study_id, of.decision, func.count())
+        .where(of.study_id.in_(study_ids))
+        .group_by(of.study_id, of.decision)
+    )
+    return _by_state(rows)
+
+
+def _failed_by_study(conn: Connection, study_ids: Sequence[int]) -> dict[int, int]:
+    """How many images of each study the model failed on."""
+    of = jobs.c
+    rows = conn.execute(
+        select(of.study_id, of.kind, of.state, func.count())
+        .where(of.study_id.in_(study_ids))
+        .group_by(of.study_id, of.kind, of.state)
+    )
+    # Chosen here: by kind and state, SQLite would go through every infer job there is.
+    failed = (JobKind.INFER, JobState.FAILED)
+    return {row[0]: row[3] for row in rows if (row.kind, row.state) == failed}
+
+
+def _results_by_study(conn: Connection, study_ids: Sequence[int]) -> dict[int, int]:
+    """How many results each study has."""
+    rows = conn.execute(
+        select(images.c.study_id, func.count(image_results.c.result_id.distinct()))
+        .join(image_results, image_results.c.image_id == images.c.id)
+        .where(images.c.study_id.in_(study_ids))
+        .group_by(images.c.study_id)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def _deliveries_by_study(conn: Connection, study_ids: Sequence[int]) -> dict[int, Counter[str]]:
+    """How many deliveries of each study's results are in each state."""
+    rows = conn.execute(
+        select(images.c.study_id, deliveries.c.state, func.count(deliveries.c.id.distinct()))
+        .join(image_results, image_results.c.image_id == images.c.id)
+        .join(deliveries, deliveries.c.result_id == image_results.c.result_id)
+        .where(images.c.study_id.in_(study_ids))
+        .group_by(images.c.study_id, deliveries.c.state)
+    )
+    return _by_state(rows)
+
+
+def _by_state(rows: Iterable[Any]) -> dict[int, Counter[str]]:
+    found: dict[int, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        found[row[0]][row[1]] += row[2]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,18 +397,18 @@ def _of_study(query: Select[Any], study: str | None) -> Select[Any]:
 
 
 def _last_infer_jobs(conn: Connection, image_ids: list[int]) -> dict[int, Row[Any]]:
-    rows = conn.execute(
-        select(jobs).where(jobs.c.image_id.in_(image_ids), jobs.c.kind == JobKind.INFER).order_by(jobs.c.id)
-    )
-    return {row.image_id: row for row in rows}
+    # Kind and order are seen to here: SQLite would rather go through every infer job there is.
+    of_images = conn.execute(select(jobs).where(jobs.c.image_id.in_(image_ids))).all()
+    infer = (row for row in of_images if row.kind == JobKind.INFER)
+    return {row.image_id: row for row in sorted(infer, key=lambda row: row.id)}
 
 
 def _results(conn: Connection, image_ids: list[int]) -> dict[int, list[ResultLine]]:
     ways: dict[int, list[DeliveryLine]] = defaultdict(list)
     mine = select(image_results.c.result_id).where(image_results.c.image_id.in_(image_ids))
-    for row in conn.execute(
-        select(deliveries).where(deliveries.c.result_id.in_(mine)).order_by(deliveries.c.id)
-    ):
+    # Put in order here: SQLite would rather read every delivery there is than sort.
+    sent = conn.execute(select(deliveries).where(deliveries.c.result_id.in_(mine))).all()
+    for row in sorted(sent, key=lambda row: row.id):
         ways[row.result_id].append(
             DeliveryLine(
                 row.destination,

@@ -25,23 +25,24 @@ class DiskRoom:
     def __init__(self, folder: Path, marks: Watermarks, sign: Path, work: str) -> None:
         """Measure for the first time.
 
-        sign  locked by this process while work is refused: other processes look with `process.is_held`.
-              A kernel lock, since a full disk may not take a row, and since a kill ends it.
+        sign  locked while work is refused: other processes look with `process.is_held`. A kernel lock,
+              since a full disk may not take a row, and since a kill ends it. Several processes that do the
+              same work have one sign: the first that refuses holds it, and speaks for all.
         work  what is refused, for the log.
         """
         self._folder, self._marks, self._work = folder, marks, work
         self._state = RoomState.TAKING
         self._lock = threading.Lock()
-        self._sign = os.open(sign, os.O_RDWR | os.O_CREAT, 0o600)
+        self._sign = os.open(sign, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._holds_sign = False
         self.has_room()
 
     def has_room(self) -> bool:
         """Measure, and say whether new work may be taken."""
         free = shutil.disk_usage(self._folder).free
         with self._lock:
-            before = self._state
-            self._state = ROOM_TRANSITIONS[before, self._marks.level(free)]
-            if self._state is not before:
+            self._state = ROOM_TRANSITIONS[self._state, self._marks.level(free)]
+            if self._holds_sign is not (self._state is RoomState.REFUSING):
                 self._tell(free)
             return self._state is RoomState.TAKING
 
@@ -58,7 +59,11 @@ class DiskRoom:
 
     def _tell(self, free: int) -> None:
         refusing = self._state is RoomState.REFUSING
-        fcntl.flock(self._sign, fcntl.LOCK_EX if refusing else fcntl.LOCK_UN)
+        try:
+            fcntl.flock(self._sign, (fcntl.LOCK_EX if refusing else fcntl.LOCK_UN) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # another process holds it, or somebody looks at it: asked again at the next look
+        self._holds_sign = refusing
         log.log(
             logging.ERROR if refusing else logging.WARNING,
             f"no room on the data disk: {self._work} refused"

@@ -11,8 +11,12 @@ from sqlalchemy import Connection
 
 from dicom_node.core.errors import StoreBusy
 from dicom_node.store.database import Database
+from dicom_node.store.process import Turn
 
 _T = TypeVar("_T")
+
+_TURN_S = 5.0
+"""For our turn; the database itself is waited for after that, as long as `Database.write` does."""
 
 _MOST = 32
 """Writes in one transaction, so that other processes get their turn."""
@@ -36,9 +40,10 @@ class Together:
     undone and each is written by itself: none takes another along. So a share may run twice.
     """
 
-    def __init__(self, database: Database) -> None:
-        """Nobody waits."""
+    def __init__(self, database: Database, among: Turn | None = None) -> None:
+        """Nobody waits. among: the processes that write so, too; None if there is only this one."""
         self._database = database
+        self._among = among
         self._waiting: deque[_Write] = deque()
         self._turn = threading.Lock()
 
@@ -51,11 +56,18 @@ class Together:
         self._waiting.append(mine)
         with self._turn:
             while not mine.done:  # once, unless very many wait
-                self._write_some()
+                self._write_in_turn()
         if mine.error is not None:
             raise mine.error
         outcome: _T = mine.outcome
         return outcome
+
+    def _write_in_turn(self) -> None:
+        if self._among is None:
+            self._write_some()
+            return
+        with self._among.taken(_TURN_S):
+            self._write_some()
 
     def _write_some(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(_MOST, len(self._waiting)))]

@@ -13,6 +13,7 @@ from typing import Any
 FIELDS = (
     "action",
     "role",
+    "number",
     "pid",
     "port",
     "tls_port",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import threading
@@ -91,19 +92,26 @@ class PeerCertificates:
                 and now - datetime.fromisoformat(before["seen"]) < _SAY_AGAIN
             ):
                 return
-            self._known[peer] = {
-                "fingerprint": certificate.fingerprint,
-                "ends": certificate.not_after.isoformat(),
-                "seen": now.isoformat(),
-            }
-            self._write()
+            self._note(
+                peer,
+                {
+                    "fingerprint": certificate.fingerprint,
+                    "ends": certificate.not_after.isoformat(),
+                    "seen": now.isoformat(),
+                },
+            )
         report([expiry_of(certificate, use=f"peer {peer}", path=None, now=now, warn_days=self._warn_days)])
 
-    def _write(self) -> None:
+    def _note(self, peer: str, entry: dict[str, str]) -> None:
+        """Into what is on file by now: other processes take associations too."""
+        self._known[peer] = entry
         beside = self._path.with_suffix(".new")
         try:
-            beside.write_text(json.dumps(self._known))
-            beside.replace(self._path)
+            with self._path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._known = _read(self._path) | {peer: entry}
+                beside.write_text(json.dumps(self._known))
+                beside.replace(self._path)
         except OSError as error:  # a full disk must not keep a peer out
             log.warning(
                 "peer certificates not noted",

@@ -173,6 +173,8 @@ class WorkLoop:
         self._database_is_busy = False
         self._draw = random.SystemRandom().random
         self._failures_in_a_row = 0
+        self._nothing: tuple[int | None, datetime, datetime | None] | None = None
+        """The last look, if it found nothing due: version of the database, time, when something will be."""
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; the batch in hand is ended first."""
@@ -196,22 +198,35 @@ class WorkLoop:
         """Do what is due; return how long to sleep after it."""
         if not self._has_room():
             return _LOOK_EVERY_S
+        version, now = self._database.version(), self._clock()
+        if self._is_still_nothing(version, now):
+            return _LOOK_EVERY_S
         if self._gate is not None:
             self._gate.tidy()
-        now = self._clock()
         # A look that takes no lock comes first, since mostly there is nothing.
         with self._database.read() as conn:
             if self._gate is not None and self._gate.allows(conn, now) == 0:
                 return _LOOK_EVERY_S
             due = queue.next_due(conn, self._lane.kind, self._lane.name, now)
-        if due is None:
-            return _LOOK_EVERY_S
-        if due > now:
-            return min(_LOOK_EVERY_S, (due - now).total_seconds())
+        if due is None or due > now:
+            self._nothing = version, now, due
+            return _LOOK_EVERY_S if due is None else min(_LOOK_EVERY_S, (due - now).total_seconds())
         claimed = self._claim(now)
         if claimed:
             self._work(claimed)
         return 0.0
+
+    def _is_still_nothing(self, version: int | None, now: datetime) -> bool:
+        """Nobody has committed anything since the last look, and what it found to come is not due yet.
+
+        A look at the tables costs a millisecond, each second, in each lane, for as long as a node runs.
+        """
+        if self._nothing is None or version is None:
+            return False
+        known, looked_at, due = self._nothing
+        if version != known or now < looked_at:  # the second: the clock was set back
+            return False
+        return due is None or now + timedelta(seconds=_LOOK_EVERY_S) < due
 
     def _note_database(self, error: StoreBusy | None) -> None:
         """One line when the database begins to refuse, one when it is back: either may last for hours."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import Receiver, node_config
+from harness import Node, node_config
 from peers.dcmtk import StoreScp, find_tool
 from peers.loopback import peer_environment
 from peers.orthanc import Orthanc
@@ -23,19 +23,22 @@ class Contender:
     name: str
     ae_title: str
     port: int
-    pid: int
+    pids: tuple[int, ...] = ()
+    """Its processes, where their memory is of interest."""
 
 
 @contextmanager
 def receivers(folder: Path) -> Iterator[list[Contender]]:
-    """The node's receiver alone, Orthanc, storescp, each on an empty folder of the same disk."""
-    node = Receiver(folder / "node", node_config(folder / "node", {"pacs": ("PACS", 1)}))
+    """The node's receivers alone, Orthanc, storescp, each on an empty folder of the same disk."""
+    node = Node(folder / "node", node_config(folder / "node", {"pacs": ("PACS", 1)}), only=("receiver",))
     try:
+        node.start(roles=("receiver",))
+        node.wait(lambda: node.events("node-ready"), "all receivers are ready")
         with Orthanc(folder / "orthanc") as archive, StoreScp(folder / "storescp") as plain:
             yield [
-                Contender("node", "EMODE", node.port, node.process.pid),
-                Contender("Orthanc", "PACS", archive.port, archive.pid),
-                Contender("storescp", plain.aet, plain.port, 0),
+                Contender("node", "EMODE", node.port, tuple(node.pids().values())),
+                Contender("Orthanc", "PACS", archive.port),
+                Contender("storescp", plain.aet, plain.port),
             ]
     finally:
         node.stop()

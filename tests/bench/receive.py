@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.contenders import Contender, receivers, send
@@ -71,8 +71,8 @@ def _long_cine(folder: Path, node: Contender, plain: Contender, rounds: int) -> 
     for number in range(min(rounds, 3) + 1):
         for contender in (node, plain):
             with fresh(folder, (template, 1)) as (files,):
-                before = _rss_mib(node.pid)
-                with _Peak(node.pid) as peak:
+                before = _rss_mib(node.pids)
+                with _Peak(node.pids) as peak:
                     took = send(contender, files)
             if number:
                 times[contender.name].append(took)
@@ -92,17 +92,17 @@ def _long_cine(folder: Path, node: Contender, plain: Contender, rounds: int) -> 
 
 
 class _Peak:
-    """The largest resident size of a process while the block runs, looked at every 5 ms."""
+    """The largest resident size of processes while the block runs, looked at every 5 ms."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self.mib = 0.0
 
     def _look(self) -> None:
         while not self._over.wait(0.005):
-            self.mib = max(self.mib, _rss_mib(self._pid))
+            self.mib = max(self.mib, _rss_mib(self._pids))
 
     def __enter__(self) -> _Peak:
         self._thread.start()
@@ -113,8 +113,10 @@ class _Peak:
         self._thread.join()
 
 
-def _rss_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+def _rss_mib(pids: Sequence[int]) -> float:
+    kib = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                kib += int(line.split()[1])
+    return kib / 1024

@@ -148,7 +148,8 @@ class NodeUnderTest:
             with suppress(OSError):
                 if self._mark in (entry / "environ").read_bytes():
                     words = (entry / "cmdline").read_bytes().decode().split("\0")
-                    role = words[words.index("--role") + 1] if "--role" in words else "supervisor"
+                    known_as = (entry / "comm").read_text().strip()
+                    role = known_as.removeprefix("emode-") if known_as != "emode" else "supervisor"
                     found[int(entry.name)] = role if "serve" in words else "helper"
         return found
 
