@@ -31,7 +31,7 @@ def reading_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
     Where lesions lie is asked of every pixel, and as much inside lesions as outside.
     """
-    size = logits.shape[2:]
+    size = (logits.shape[2], logits.shape[3])
     lesion, covered = (functional.adaptive_avg_pool2d(part, size) for part in (batch.lesion, batch.covered))
     known = (batch.suspicion >= 0).float().view(-1, 1, 1, 1)
     inside, outside = lesion * covered * known, (1 - lesion) * covered * known

@@ -48,8 +48,8 @@ def draw_layers(rng: np.random.Generator, evidence: Evidence) -> Layers:
     rows = np.arange(ROWS)[:, None] * evidence.spacing_mm
     lesion_bottom = np.where(evidence.mask, rows, -1.0).max(axis=0)
     # Widened before it is smoothed, or the tip of a narrow spicule would be smoothed into the muscle.
-    widened = cv2.dilate(np.where(lesion_bottom > 0, lesion_bottom + 1.0, 0.0)[None, :], np.ones((1, 9)))
-    floor = smooth(widened, 1e-3, 2.0)[0]
+    bottom = np.where(lesion_bottom > 0, lesion_bottom + 1.0, 0.0)[None, :]
+    floor = smooth(np.asarray(cv2.dilate(bottom, np.ones((1, 9))), dtype=np.float64), 1e-3, 2.0)[0]
     fat = np.maximum(fat, skin + 1.0)
     muscle = np.maximum(np.maximum(muscle, fat + 2.0), floor)
     return Layers(skin, fat, muscle)

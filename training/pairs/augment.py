@@ -4,6 +4,9 @@ What is drawn for a pair is drawn on the CPU; only speckle, a number for each pi
 is used.
 """
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import torch
 from torch.nn import functional
 
@@ -21,8 +24,7 @@ def augment(batch: Batch, rng: torch.Generator) -> Batch:
 def flip(batch: Batch, rng: torch.Generator) -> Batch:
     """Mirror half of the pairs: B-mode and strain by one draw, or they would come apart."""
     drawn = (torch.rand((len(batch), 1, 1, 1), generator=rng) < 0.5).to(batch.bmode.device)
-    parts = (torch.where(drawn, part.flip(-1), part) for part in _pictures(batch))
-    return Batch(*parts, batch.suspicion)
+    return _with(batch, (torch.where(drawn, part.flip(-1), part) for part in _pictures(batch)))
 
 
 def zoom(batch: Batch, rng: torch.Generator) -> Batch:
@@ -51,11 +53,17 @@ def zoom(batch: Batch, rng: torch.Generator) -> Batch:
     strain = _relative(strain, covered) * covered
     keep = chosen.view(-1, 1, 1, 1).to(device)
     pairs = zip(((bmode * covered) - 1.0, strain, lesion, covered), _pictures(batch), strict=True)
-    return Batch(*(torch.where(keep, new, old) for new, old in pairs), batch.suspicion)
+    return _with(batch, (torch.where(keep, new, old) for new, old in pairs))
 
 
 def _pictures(batch: Batch) -> tuple[torch.Tensor, ...]:
     return batch.bmode, batch.strain, batch.lesion, batch.covered
+
+
+def _with(batch: Batch, pictures: Iterable[torch.Tensor]) -> Batch:
+    """The batch with other pictures, in the order of `_pictures`."""
+    bmode, strain, lesion, covered = pictures
+    return replace(batch, bmode=bmode, strain=strain, lesion=lesion, covered=covered)
 
 
 def _relative(strain: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
@@ -88,7 +96,7 @@ def look(batch: Batch, rng: torch.Generator) -> Batch:
     across = torch.linspace(-0.5, 0.5, width, device=device).view(1, 1, 1, -1) * uniform(-0.15, 0.15)
     grey = grey + uniform(-0.12, 0.12) + down + across
     bmode = torch.where(batch.covered > 0, grey.clamp(0.0, 1.0) * 2.0 - 1.0, batch.bmode)
-    return Batch(bmode, batch.strain, batch.lesion, batch.covered, batch.suspicion)
+    return replace(batch, bmode=bmode)
 
 
 def _speckle(n: int, height: int, width: int, rng: torch.Generator, device: torch.device) -> torch.Tensor:

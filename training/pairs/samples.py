@@ -114,7 +114,8 @@ def take(samples: Samples, index: torch.Tensor, shrink: int = 1) -> Batch:
     if shrink > 1:
         parts = [functional.avg_pool2d(part, shrink) for part in parts]
         parts[2:] = [(part >= 0.5).float() for part in parts[2:]]
-    return Batch(*parts, samples.suspicion[index])
+    bmode, strain, lesion, inside = parts
+    return Batch(bmode, strain, lesion, inside, samples.suspicion[index])
 
 
 def lesion_boxes(lesion: torch.Tensor, margin: float = 0.2) -> torch.Tensor:
