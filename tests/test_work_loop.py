@@ -14,7 +14,8 @@ from dicom_node.store.database import open_database
 from dicom_node.store.jobs import NewJob, cancel, claim, enqueue
 from dicom_node.store.overview import job_history
 from dicom_node.store.process import Bells
-from dicom_node.work.loop import Lane, Outcome, WorkLoop
+from dicom_node.work.loop import Lane, WorkLoop
+from dicom_node.work.outcome import Outcome
 from dicom_node.work.pulse import Pulse
 
 

@@ -10,6 +10,7 @@ from functools import partial
 
 from dicom_node.core.job import JobKind, RetryPolicy
 from dicom_node.core.study import SettlePolicy
+from dicom_node.network.line import Line
 from dicom_node.network.qido import instances_by_qido
 from dicom_node.network.query import listed_instances
 from dicom_node.network.tls import Verify
@@ -25,7 +26,8 @@ from dicom_node.work.audited import Audited
 from dicom_node.work.commitment import ConfirmByCommitment, Reports
 from dicom_node.work.confirm import ConfirmByListing
 from dicom_node.work.deliver import Archive, Deliver
-from dicom_node.work.loop import Handler, Lane
+from dicom_node.work.loop import Lane
+from dicom_node.work.outcome import Handler
 from dicom_node.work.proof import Proof
 from dicom_node.work.receive import INFER_LANE
 from dicom_node.work.ticks import Ticks
@@ -100,21 +102,23 @@ def carrying_lanes(base: Base, archives: Mapping[str, Archive]) -> dict[Lane, Ha
         # As long as the slowest honest answers may take: every answer has its own time limit, so this
         # is reached only by what no time limit of the network catches.
         limit_s = 60.0 + _DELIVER_BATCH * archive.remote.answer_timeout_s
-        lanes[Lane(JobKind.DELIVER, name, _DELIVER_BATCH, policy, limit_s)] = Audited(
-            Deliver(archive, base.database, base.layout, base.stop.is_set),
+        # One for each lane: an association is for one thread.
+        out, asking = (Line(archive.remote, archive.linger_s) for _ in range(2))
+        lanes[Lane(JobKind.DELIVER, name, _DELIVER_BATCH, policy, limit_s, kept=out)] = Audited(
+            Deliver(archive, out, base.database, base.layout, base.stop.is_set),
             archive.remote,
             base.database,
             base.trail,
             now,
             sends=True,
         )
-        lanes[Lane(JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s)] = Audited(
-            _prover(base, name, archive), archive.remote, base.database, base.trail, now, sends=False
+        lanes[Lane(JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s, kept=asking)] = Audited(
+            _prover(base, name, archive, asking), archive.remote, base.database, base.trail, now, sends=False
         )
     return lanes
 
 
-def _prover(base: Base, name: str, archive: Archive) -> Handler:
+def _prover(base: Base, name: str, archive: Archive, line: Line) -> Handler:
     """What proves deliveries to a destination, in the way that its section says."""
     section = base.config.destinations[name]
     proof = Proof(archive, base.database)
@@ -125,4 +129,4 @@ def _prover(base: Base, name: str, archive: Archive) -> Handler:
         server = qido_servers_of(base.config)[name]
         return ConfirmByListing(proof, "qido", partial(instances_by_qido, server))
     # With `none` too: what an earlier configuration left to confirm is still asked for.
-    return ConfirmByListing(proof, "find", partial(listed_instances, archive.remote))
+    return ConfirmByListing(proof, "find", partial(listed_instances, line))

@@ -18,8 +18,8 @@ from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.results import Parcel, load_parcels
 from dicom_node.telemetry.audit_message import Actor, AuditEvent, AuditKind, Outcome, Part
 from dicom_node.telemetry.audit_trail import AuditTrail
-from dicom_node.work.loop import Handler
-from dicom_node.work.loop import Outcome as JobOutcome
+from dicom_node.work.outcome import Handler
+from dicom_node.work.outcome import Outcome as JobOutcome
 
 _TOLD: dict[DeliveryState, tuple[AuditKind, Outcome]] = {
     DeliveryState.ACCEPTED: (AuditKind.INSTANCES_DELIVERED, Outcome.SUCCESS),

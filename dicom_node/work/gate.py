@@ -58,11 +58,12 @@ class Gate:
             return 0
         return 1 if breaker.may_try(self.policy, now) else 0
 
+    def has_stale_trial(self, conn: Connection) -> bool:
+        """Is there a trial of this lane that left no verdict? Asked as `allows` is."""
+        return self._stale_trial(load_breaker(conn, self.destination))
+
     def tidy(self) -> None:
-        """Put an end to a trial of this lane that left no verdict; asked as `allows` is."""
-        with self.database.read() as conn:
-            if not self._stale_trial(load_breaker(conn, self.destination)):
-                return
+        """Put an end to it."""
         with self.database.write() as conn:
             breaker = load_breaker(conn, self.destination)
             if self._stale_trial(breaker):

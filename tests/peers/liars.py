@@ -53,6 +53,7 @@ class Liar:
         self.kept: dict[str, bytes] = {}
         """First content under each UID: an archive that never overwrites."""
         self.associations = 0
+        self.releases = 0
         self.questions = 0
         self.released = threading.Event()
         """Ends every `hang`."""
@@ -66,6 +67,7 @@ class Liar:
             (evt.EVT_C_FIND, self._on_find),
             (evt.EVT_C_ECHO, lambda event: 0x0000),
             (evt.EVT_ACCEPTED, self._on_accepted),
+            (evt.EVT_RELEASED, self._on_released),
             (evt.EVT_DATA_RECV, self._on_data),
         ]
         self._server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
@@ -99,6 +101,19 @@ class Liar:
 
     def _on_accepted(self, event: evt.Event) -> None:
         self.associations += 1
+
+    def _on_released(self, event: evt.Event) -> None:
+        self.releases += 1
+
+    @property
+    def open_associations(self) -> int:
+        """Associations that somebody has with it now."""
+        return len(self._server.active_associations)
+
+    def hang_up(self, *, release: bool = False) -> None:
+        """End every association, by abort or in order."""
+        for association in self._server.active_associations:
+            association.release() if release else association.abort()
 
     def _on_data(self, event: evt.Event) -> None:
         # P-DATA-TF with a fragment of a data set (PS3.8 9.3.5, E.2): the header's lowest bit is 0.
