@@ -34,7 +34,8 @@ from dicom_node.work.ticks import Ticks
 
 log = logging.getLogger(__name__)
 
-_DELIVER_BATCH = 100
+_DELIVER_BATCH = 50
+"""What an urgent result waits for at most, twice; the association stays open from batch to batch."""
 _CONFIRM_BATCH = 500
 _CONFIRM_POLICY = RetryPolicy(first_delay_s=1.0, factor=2.0, cap_s=3600.0, jitter=0.1)
 _REPORT_EXPIRY_S = 86400.0

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -57,6 +58,18 @@ class NewJob:
     held: bool = False
 
 
+class First(StrEnum):
+    """Which of the jobs that are due are claimed before others."""
+
+    URGENT = "urgent"
+    """By priority, then by age."""
+    OLDEST = "oldest"
+    """By age alone."""
+    RESTED = "rested"
+    """What was never tried, or not for the longest time: an object that a destination cannot stand must not
+    be its trial each time."""
+
+
 # Statements of the hot ways are built once: SQLAlchemy takes longer to build one than SQLite to run it.
 _ADD_JOB = insert(jobs)
 _ADD_EVENT = insert(job_events)
@@ -78,7 +91,13 @@ _URGENT = (
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
 )
-_RESTED = _URGENT.order_by(None).order_by(jobs.c.claimed_at.asc().nulls_first(), jobs.c.priority, jobs.c.id)
+_DUE_FIRST = {
+    First.URGENT: _URGENT,
+    First.OLDEST: _URGENT.order_by(None).order_by(jobs.c.id),
+    First.RESTED: _URGENT.order_by(None).order_by(
+        jobs.c.claimed_at.asc().nulls_first(), jobs.c.priority, jobs.c.id
+    ),
+}
 _ANY_DUE = select(jobs.c.id).where(*_WAITING, _DUE).limit(1)
 _NEXT_TIME = select(func.min(jobs.c.not_before)).where(*_WAITING)
 
@@ -122,22 +141,22 @@ def claim(
     lease_s: float,
     now: datetime,
     retries_alone: bool = False,
-    rested_first: bool = False,
+    first: First = First.URGENT,
 ) -> list[ClaimedJob]:
-    """Take up to `limit` jobs of a lane that are due, most urgent first, oldest first.
+    """Take up to `limit` jobs of a lane that are due, in the order of urgency, then age.
 
     retries_alone  a job that was tried before is taken by itself, so that one image which kills the
                    worker costs its neighbours one attempt and no more.
-    rested_first   what was never tried, or not for the longest time, goes before everything: an object
-                   that a destination cannot stand must not be its trial each time.
+    first          which jobs are taken if there are more.
     """
     which = {"kind": kind, "lane": lane, "now": now, "limit": limit, "horizon": now + LONGEST_DELAY}
-    due: Sequence[Row[Any]] = conn.execute(_RESTED if rested_first else _URGENT, which).all()
+    due: Sequence[Row[Any]] = conn.execute(_DUE_FIRST[first], which).all()
     if retries_alone and any(row.attempts for row in due):
         fresh = [row for row in due if not row.attempts]
         due = due[:1] if due[0].attempts else fresh
     if not due:
         return []
+    due = sorted(due, key=lambda row: (row.priority, row.id))
     tokens = [str(uuid.uuid4()) for _ in due]
     _move_all(
         conn,

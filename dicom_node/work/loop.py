@@ -30,6 +30,8 @@ _LEASE_S = 120.0  # several times what a busy database may take, so that a renew
 _RENEW_EVERY_S = 10.0
 _LOOK_EVERY_S = 1.0
 _FAILURES_BEFORE_A_FRESH_PROCESS = 3
+_OLDEST_EVERY = 4
+"""One of so many claims is by age alone, so that urgent work without end keeps nothing waiting for ever."""
 
 
 class UnexpectedFailure(NodeError):
@@ -121,6 +123,7 @@ class WorkLoop:
         self._stop = threading.Event()
         self._database_is_busy = False
         self._failures_in_a_row = 0
+        self._claims = 0
         self._open: dict[int, ClaimedJob] = {}
         """Claimed jobs whose end is not committed."""
         self._ends = Ends(lane.policy, database, bells)
@@ -153,11 +156,13 @@ class WorkLoop:
         now = self._clock()
         # A look that takes no lock comes first, since mostly there is nothing.
         with self._database.read() as conn:
-            if self._gate is not None and self._gate.has_stale_trial(conn):
-                self._gate.tidy()
-                return 0.0
-            if self._gate is not None and self._gate.allows(conn, now) == 0:
-                return _LOOK_EVERY_S
+            if self._gate is not None:
+                breaker = self._gate.load(conn)
+                if self._gate.is_stale_trial(breaker):
+                    self._gate.tidy()
+                    return 0.0
+                if self._gate.allows(conn, breaker, now) == 0:
+                    return _LOOK_EVERY_S
             due = queue.next_due(conn, self._lane.kind, self._lane.name, now)
         if due is None:
             return _LOOK_EVERY_S
@@ -196,7 +201,7 @@ class WorkLoop:
     def _claim(self, now: datetime) -> list[ClaimedJob]:
         lane = self._lane
         with self._database.write() as conn:
-            limit = None if self._gate is None else self._gate.allows(conn, now)
+            limit = None if self._gate is None else self._gate.allows(conn, self._gate.load(conn), now)
             claimed = queue.claim(
                 conn,
                 lane.kind,
@@ -206,11 +211,17 @@ class WorkLoop:
                 lease_s=_LEASE_S,
                 now=now,
                 retries_alone=lane.retries_alone,
-                rested_first=limit is not None,
+                first=self._turn(is_trial=limit is not None),
             )
             if claimed and limit is not None and self._gate is not None:
                 self._gate.begin_trial(conn)
-            return claimed
+        self._claims += bool(claimed)
+        return claimed
+
+    def _turn(self, *, is_trial: bool) -> queue.First:
+        if is_trial:
+            return queue.First.RESTED
+        return queue.First.OLDEST if self._claims % _OLDEST_EVERY == _OLDEST_EVERY - 1 else queue.First.URGENT
 
     def _work(self, claimed: list[ClaimedJob]) -> None:
         self._open = {job.id: job for job in claimed}
