@@ -22,7 +22,7 @@ from dicom_node.node.values import FOLLOW_CERTIFICATES_S, now, retention_of
 from dicom_node.supervise import on_hangup
 from dicom_node.telemetry.audit_syslog import tell_head
 from dicom_node.trust.watch import report as report_expiries
-from dicom_node.work.audited import Audited
+from dicom_node.work.audited import DeliveryAudit
 from dicom_node.work.commitment import ConfirmByCommitment, Reports
 from dicom_node.work.confirm import ConfirmByListing
 from dicom_node.work.deliver import Archive, Deliver
@@ -39,7 +39,6 @@ _DELIVER_BATCH = 50
 _CONFIRM_BATCH = 500
 _CONFIRM_POLICY = RetryPolicy(first_delay_s=1.0, factor=2.0, cap_s=3600.0, jitter=0.1)
 _REPORT_EXPIRY_S = 86400.0
-_TELL_ENDS_EVERY_S = 10.0
 
 
 def carry(base: Base) -> None:
@@ -47,17 +46,11 @@ def carry(base: Base) -> None:
     config = base.config
     archives = archives_of(config, base.trail)
     lanes = carrying_lanes(base, archives)
-    audited = [handler for handler in lanes.values() if isinstance(handler, Audited)]
     calling = [archive.remote.tls.credentials for archive in archives.values() if archive.remote.tls]
 
     def follow_certificates(*, force: bool = False) -> None:
         for credentials in calling:
             credentials.refresh(force=force)
-
-    def tell_ends() -> None:
-        """The last ends of a batch are committed after it; the next one may be hours away."""
-        for handler in audited:
-            handler.catch_up()
 
     for name, archive in archives.items():
         if archive.remote.tls is not None and archive.remote.tls.verify is Verify.CHAIN:
@@ -76,7 +69,6 @@ def carry(base: Base) -> None:
         others=(
             (follow_certificates, FOLLOW_CERTIFICATES_S),
             (lambda: report_expiries(certificate_expiries(config)), _REPORT_EXPIRY_S),
-            (tell_ends, _TELL_ENDS_EVERY_S),
         ),
         retention=retention_of(config),
         trail=base.trail,
@@ -90,7 +82,6 @@ def carry(base: Base) -> None:
         serve_lanes(base, lanes, report={})
     finally:
         scheduler.shutdown(wait=False)
-        tell_ends()
 
 
 def carrying_lanes(base: Base, archives: Mapping[str, Archive]) -> dict[Lane, Handler]:
@@ -105,17 +96,13 @@ def carrying_lanes(base: Base, archives: Mapping[str, Archive]) -> dict[Lane, Ha
         limit_s = 60.0 + _DELIVER_BATCH * archive.remote.answer_timeout_s
         # One for each lane: an association is for one thread.
         out, asking = (Line(archive.remote, archive.linger_s) for _ in range(2))
-        lanes[Lane(JobKind.DELIVER, name, _DELIVER_BATCH, policy, limit_s, kept=out)] = Audited(
-            Deliver(archive, out, base.database, base.layout, base.stop.is_set),
-            archive.remote,
-            base.database,
-            base.trail,
-            now,
-            sends=True,
+        sent, proven = (DeliveryAudit(archive.remote, base.trail, now, line) for line in (out, asking))
+        deliver = Lane(JobKind.DELIVER, name, _DELIVER_BATCH, policy, limit_s, kept=sent, told=sent.ended)
+        confirm = Lane(
+            JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s, kept=proven, told=proven.ended
         )
-        lanes[Lane(JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s, kept=asking)] = Audited(
-            _prover(base, name, archive, asking), archive.remote, base.database, base.trail, now, sends=False
-        )
+        lanes[deliver] = Deliver(archive, out, base.database, base.layout, sent.begun, base.stop.is_set)
+        lanes[confirm] = _prover(base, name, archive, asking)
     return lanes
 
 

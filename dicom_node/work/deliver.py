@@ -49,6 +49,8 @@ class Deliver:
     """To the archive; what is kept open on it is let go of by the lane."""
     database: Database
     layout: Layout
+    begun: Callable[[Sequence[Parcel]], None]
+    """Hears what is about to be sent."""
     stopping: Callable[[], bool]
     """True once the process is to end: what was not begun is left for the next start."""
 
@@ -68,6 +70,7 @@ class Deliver:
                 yield Outcome(job, detail=f"already {parcel.state}", asked=False)
         if not waiting:
             return
+        self.begun([parcel for _, parcel in waiting])
         items = [
             Outgoing(
                 path=self.layout.result(parcel.digest),
@@ -94,7 +97,7 @@ class Deliver:
         def park(conn: Connection, now: datetime) -> None:
             move_delivery(conn, parcel.delivery_id, DeliveryEvent.REFUSE, words=words)
 
-        return Outcome(job, error=FilePurged(words), on_failure=park)
+        return Outcome(job, error=FilePurged(words), on_failure=park, parcel=parcel)
 
     def _outcome(self, job: ClaimedJob, parcel: Parcel, sent: Sent) -> Outcome:
         accepted = Moved(
@@ -117,6 +120,7 @@ class Deliver:
             effect=accepted,
             on_failure=park,
             detail=sent.words,
+            parcel=parcel,
             rings=((JobKind.CONFIRM, job.lane),) if self.archive.confirm else (),
         )
 

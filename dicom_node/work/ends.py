@@ -11,13 +11,14 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from dicom_node.core import faults
+from dicom_node.core.delivery import DeliveryState
 from dicom_node.core.errors import IllegalTransition, NodeError, NotTried, StaleLease
 from dicom_node.core.job import RetryPolicy, retry_at
 from dicom_node.store import jobs as queue
 from dicom_node.store.database import Database
 from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.process import Bells
-from dicom_node.work.outcome import Effect, Moved, Outcome, move_all
+from dicom_node.work.outcome import Effect, Moved, Outcome, Told, move_all
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +33,16 @@ class _End:
     words: str
     again: datetime | None = None
     """When the job is tried again, if it is."""
+    reached: DeliveryState | None = None
+    """What its delivery has come to, if it has moved."""
 
 
 class Ends:
     """Writes down the ends of one lane's jobs."""
 
-    def __init__(self, policy: RetryPolicy, database: Database, bells: Bells) -> None:
-        """Try again by `policy`; ring `bells` for what has work then."""
+    def __init__(self, policy: RetryPolicy, database: Database, bells: Bells, told: Told) -> None:
+        """Try again by `policy`; ring `bells` for what has work then; `told` hears of deliveries."""
+        self._told = told
         self._policy = policy
         self._database = database
         self._bells = bells
@@ -61,6 +65,8 @@ class Ends:
             self._bells.ring(kind, lane)
         for end in ends:
             self._report(end, now, behind_the_gate=behind_the_gate)
+        moved = [(end.outcome.parcel, end.reached) for end in ends]
+        self._told([(parcel, state) for parcel, state in moved if parcel is not None and state is not None])
 
     def _write_together(self, outcomes: Sequence[Outcome], now: datetime) -> list[_End]:
         """As many statements for many as for one."""
@@ -70,7 +76,7 @@ class Ends:
             move_all(conn, moved, now)
             for outcome in outcomes:
                 faults.step(f"{outcome.job.kind}.recorded")
-        return [_End(outcome, "job finished") for outcome in outcomes]
+        return [_End(outcome, "job finished", reached=_reached(outcome)) for outcome in outcomes]
 
     def _write_each(self, outcomes: Sequence[Outcome], now: datetime, *, behind_the_gate: bool) -> list[_End]:
         ends = []
@@ -94,6 +100,7 @@ class Ends:
         """Write one end down."""
         job, error = outcome.job, outcome.error
         again: datetime | None = None
+        reached: DeliveryState | None = None
         if outcome.wait is not None:
             again = _unless_there(outcome, outcome.wait.until, conn)
             queue.postpone(
@@ -108,11 +115,11 @@ class Ends:
         elif error is None:
             queue.finish(conn, job, now, outcome.detail)
             _apply(outcome.effect, conn, now)
-            words = "job finished"
+            words, reached = "job finished", _reached(outcome)
         elif (again := now if behind_the_gate else self._again(job, error, now)) is None:
             queue.fail(conn, job, now, code=error.code, text=error.for_operators)
             _apply(outcome.on_failure, conn, now)
-            words = "job failed"
+            words, reached = "job failed", DeliveryState.PARKED
         else:
             again = _unless_there(outcome, again, conn)
             queue.retry(
@@ -126,7 +133,7 @@ class Ends:
             )
             words = "job will be tried again"
         faults.step(f"{job.kind}.recorded")
-        return _End(outcome, words, again)
+        return _End(outcome, words, again, reached)
 
     def _again(self, job: ClaimedJob, error: NodeError, now: datetime) -> datetime | None:
         if isinstance(error, NotTried):
@@ -158,6 +165,10 @@ class Ends:
                 **_job_fields(job),
             },
         )
+
+
+def _reached(outcome: Outcome) -> DeliveryState | None:
+    return outcome.effect.reached if isinstance(outcome.effect, Moved) else None
 
 
 def _unless_there(outcome: Outcome, again: datetime, conn: Connection) -> datetime | None:

@@ -20,7 +20,7 @@ from dicom_node.store.recovery import take_back
 from dicom_node.telemetry.log import where
 from dicom_node.work.ends import Ends
 from dicom_node.work.gate import Gate
-from dicom_node.work.outcome import Handler, Kept, NothingKept, Outcome
+from dicom_node.work.outcome import Handler, Kept, NothingKept, Outcome, Told
 from dicom_node.work.pulse import Pulse
 from dicom_node.work.recorder import Recorder
 
@@ -55,6 +55,7 @@ class Lane:
     """Beaten at the start of a batch and at each outcome; a handler that takes long beats it in between."""
     kept: Kept = field(default_factory=NothingKept, compare=False)
     """What its handler keeps open between batches."""
+    told: Told = field(default=lambda moved: None, compare=False)
 
 
 _P = ParamSpec("_P")
@@ -126,7 +127,7 @@ class WorkLoop:
         self._claims = 0
         self._open: dict[int, ClaimedJob] = {}
         """Claimed jobs whose end is not committed."""
-        self._ends = Ends(lane.policy, database, bells)
+        self._ends = Ends(lane.policy, database, bells, lane.told)
         self._recorder = Recorder(self._end_well)
 
     def run(self, stop: threading.Event) -> None:

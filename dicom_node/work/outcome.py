@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
-from dicom_node.core.delivery import DeliveryEvent
+from dicom_node.core.delivery import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState
 from dicom_node.core.errors import NodeError
 from dicom_node.core.job import JobKind
 from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue_all
-from dicom_node.store.results import move_deliveries
+from dicom_node.store.results import Parcel, move_deliveries
 
 Effect = Callable[[Connection, datetime], None]
 
@@ -34,6 +34,11 @@ class Moved:
     values: Mapping[str, Any] = field(default_factory=dict)
     then: NewJob | None = None
     then_after: timedelta = timedelta()
+
+    @property
+    def reached(self) -> DeliveryState:
+        """The state that the delivery comes to."""
+        return next(after for (_, event), after in DELIVERY_TRANSITIONS.items() if event is self.event)
 
     def __call__(self, conn: Connection, now: datetime) -> None:
         """Write this one."""
@@ -77,6 +82,8 @@ class Outcome:
     effect: Effect | None = None
     on_failure: Effect | None = None
     detail: str | None = None
+    parcel: Parcel | None = None
+    """The result that it is about, for who is told of what became of deliveries."""
     rings: tuple[tuple[JobKind, str], ...] = ()
     """(kind, lane) that have work once this is committed."""
     asked: bool = True
@@ -91,6 +98,10 @@ class Outcome:
     def can_be_gathered(self) -> bool:
         """May this be written a moment later, with others? Only what a repetition of the job brings again."""
         return self.error is None and self.wait is None and isinstance(self.effect, Moved)
+
+
+Told = Callable[[Sequence[tuple[Parcel, DeliveryState]]], None]
+"""Hears what became of deliveries, once that is committed; must not raise."""
 
 
 class Kept(Protocol):

@@ -32,7 +32,7 @@ class Proof:
         """The archive has it."""
 
         found = Moved(parcel.delivery_id, DeliveryEvent.FIND, "confirmed_at", {"confirmed_by": by})
-        return Outcome(job, effect=found, detail=words)
+        return Outcome(job, effect=found, detail=words, parcel=parcel)
 
     def missing(self, job: ClaimedJob, parcel: Parcel, fact: str) -> Outcome:
         """Success was said and the instance is not there: send it again, but not for ever."""
@@ -44,6 +44,7 @@ class Proof:
                 job,
                 error=KeepsNothing(f"{words}; look into its log"),
                 on_failure=self._parked(parcel, words),
+                parcel=parcel,
             )
 
         def send_again(conn: Connection, now: datetime) -> None:
@@ -65,7 +66,7 @@ class Proof:
 
     def unproven(self, job: ClaimedJob, parcel: Parcel, error: NodeError) -> Outcome:
         """The archive did not say, or said no; where that is final, a person decides."""
-        return Outcome(job, error=error, on_failure=self._parked(parcel, str(error)))
+        return Outcome(job, error=error, on_failure=self._parked(parcel, str(error)), parcel=parcel)
 
     def _parked(self, parcel: Parcel, words: str) -> Effect:
         def park(conn: Connection, now: datetime) -> None:
