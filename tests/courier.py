@@ -197,10 +197,10 @@ class Courier:
         with self.database.read() as conn:
             return load_breaker(conn, destination)
 
-    def wait(self, there: Callable[[], Any], timeout_s: float = 60.0) -> None:
-        """Wait until `there()` is true, or fail with the jobs."""
+    def wait(self, there: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 0.05) -> None:
+        """Wait until `there()` is true, looking every so often, or fail with the jobs."""
         deadline = time.monotonic() + timeout_s
         while not there():
             if time.monotonic() > deadline:
                 raise AssertionError("\n".join(map(str, [self.breaker(), *self.jobs()])))
-            time.sleep(0.05)
+            time.sleep(every_s)

@@ -40,7 +40,7 @@ _MOST_FRAGMENTS = 1024
 _FIRST_BUFFER = 1 << 14
 _DRAIN_S = 1.0
 _ANY_LENGTH = 1 << 17
-"""Bytes of a P-DATA-TF for a peer that takes any."""
+"""Bytes of a P-DATA-TF for a peer that takes any, or very long ones."""
 _SENT_AT_ONCE = 1 << 20
 """Bytes of a data set that are handed to the socket together: most results are one piece."""
 _MOST_SLICES = 512
@@ -170,8 +170,8 @@ class Packer:
 
     def __init__(self, longest: int) -> None:
         """Make PDUs of up to `longest` bytes, the maximum length of the peer (0: any)."""
-        # Fragments have an even length (PS3.8 E.2).
-        self._step = max(2, (longest or _ANY_LENGTH) - _ITEM.size) & ~1
+        # No longer than is of use, whatever the peer takes. Fragments have an even length (PS3.8 E.2).
+        self._step = max(2, min(longest or _ANY_LENGTH, _ANY_LENGTH) - _ITEM.size) & ~1
         self._whole = _HEADERS.size + self._step
         self._at_once = min(_MOST_SLICES, max(1, _SENT_AT_ONCE // self._whole))
         self._buffer = memoryview(bytearray())

@@ -65,6 +65,8 @@ from dicom_node.network.tls import (
 from dicom_node.telemetry.audit_trail import NO_AUDIT, AuditTrail
 
 _MAX_PDU = 131072
+_SENT_WITHIN_LIMIT = 1 << 18
+"""Bytes that a slow line has to take within `answer_timeout_s`."""
 _GLANCE_S = 0.05
 """For what comes without having been asked for; over TLS there may be bytes and yet no message."""
 
@@ -300,9 +302,11 @@ class Requestor:
         self._send(command_pdus(letter.context_id, response_to(command, status), self._longest))
 
     def _send(self, encoded: bytes | memoryview) -> None:
+        view = memoryview(encoded)
         try:
             self._socket.settimeout(self.remote.answer_timeout_s)
-            self._socket.sendall(encoded)
+            for at in range(0, len(view), _SENT_WITHIN_LIMIT):
+                self._socket.sendall(view[at : at + _SENT_WITHIN_LIMIT])
         except TimeoutError as error:
             raise PeerSilent from error
         except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 
 from dicom_node.core.delivery import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState
-from dicom_node.core.errors import NodeError
+from dicom_node.core.errors import IllegalTransition, NodeError
 from dicom_node.core.job import JobKind
 from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue_all
 from dicom_node.store.results import Parcel, move_deliveries
@@ -49,6 +49,8 @@ def move_all(conn: Connection, moved: Sequence[Moved], now: datetime) -> None:
     """Write these; raises IllegalTransition if the table does not allow one, and then none may stay."""
     alike: defaultdict[DeliveryEvent, dict[int, Mapping[str, Any]]] = defaultdict(dict)
     for one in moved:
+        if one.delivery_id in alike[one.event]:
+            raise IllegalTransition(f"delivery {one.delivery_id} cannot {one.event} twice")
         alike[one.event][one.delivery_id] = {**one.values, one.time_in: now}
     for event, deliveries in alike.items():
         move_deliveries(conn, event, deliveries)
