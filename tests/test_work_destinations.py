@@ -226,6 +226,20 @@ def test_old_content_is_kept_and_the_same_result_counts_as_arrived(tmp_path):
         assert len(pacs.asked) == 6
 
 
+@pytest.mark.parametrize("linger_s", [0, 1.5])
+def test_an_archive_that_takes_one_association_at_a_time_gets_and_proves_everything(tmp_path, linger_s):
+    with (
+        Liar(most=1) as pacs,
+        Courier(
+            tmp_path, {"archive": pacs.port}, confirm="find", confirm_delay_s=0, linger_s=linger_s
+        ) as courier,
+    ):
+        for number in range(1, 4):
+            courier.add(1, "archive", first=number)
+            courier.wait(lambda n=number: courier.states() == ["confirmed"] * n)
+        assert len(pacs.asked) == 3
+
+
 def test_a_duplicate_that_is_refused_counts_as_arrived(tmp_path):
     with Liar(lambda number, ds: 0x0111) as pacs, Courier(tmp_path, {"archive": pacs.port}) as courier:
         courier.add(1, "archive")

@@ -38,6 +38,7 @@ class Liar:
         find: str = "honest",
         contexts: Sequence[Any] = (SecondaryCaptureImageStorage,),
         abort_in_data: int | None = None,
+        most: int = 10,
         port: int = 0,
     ) -> None:
         """Start at once.
@@ -45,6 +46,7 @@ class Liar:
         keeps          False: forgets what it answered success to.
         find           honest, nothing (an empty list), fails (C001), never (no answer), abort.
         abort_in_data  abort at the first byte of the data set of the C-STORE with this number.
+        most           associations that it takes at a time; it rejects others.
         """
         self._store, self._keeps, self._find = store, keeps, find
         self._abort_in_data = abort_in_data
@@ -60,6 +62,7 @@ class Liar:
         self._commands = 0
         ae = AE(self.aet)
         ae.network_timeout = 60
+        ae.maximum_associations = most
         for context in (*contexts, StudyRootQueryRetrieveInformationModelFind, Verification):
             ae.add_supported_context(context)
         handlers = [
