@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from dicom_node.config import Config
+from dicom_node.core.delivery import DeliveryState
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind
 from dicom_node.dicom.services import SECONDARY_CAPTURE
@@ -37,6 +38,12 @@ from peers.still import breast_still, write
 
 RETRY = {"first_delay_s": 0.2, "factor": 1.0, "cap_s": 0.2}
 BREAKER = {"failures": 3, "first_pause_s": 0.3, "cap_s": 0.6}
+
+_QUEUED = (
+    select(deliveries.c.id)
+    .where(deliveries.c.destination == bindparam("destination"), deliveries.c.state == DeliveryState.QUEUED)
+    .limit(1)
+)
 
 
 class Courier:
@@ -175,6 +182,11 @@ class Courier:
         query = select(deliveries.c.state).where(deliveries.c.destination == destination)
         with self.database.read() as conn:
             return list(conn.scalars(query.order_by(deliveries.c.id)))
+
+    def waiting(self, destination: str = "archive") -> bool:
+        """Is there a delivery without an answer? Cheap enough to be asked while something is measured."""
+        with self.database.read() as conn:
+            return conn.execute(_QUEUED, {"destination": destination}).first() is not None
 
     def words(self, destination: str = "archive") -> list[str | None]:
         """What each delivery says for people."""
