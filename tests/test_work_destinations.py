@@ -114,7 +114,7 @@ def test_an_outage_costs_no_attempts_and_no_storm_and_ends_with_everything_deliv
             courier.wait(all_are(courier, "accepted"))
             assert courier.breaker().failures == 0
             assert len(pacs.asked) == len(set(pacs.asked)) == 150
-            assert pacs.associations <= 4  # the trial, and batches of 100
+            assert pacs.associations <= 4  # that of the trial stays open for the rest
 
 
 def test_an_archive_that_comes_and_goes_parks_nothing(tmp_path, free_port):
