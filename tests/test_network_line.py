@@ -8,7 +8,9 @@ from courier import Courier
 from dicom_node.dicom.services import SECONDARY_CAPTURE, UNCOMPRESSED
 from dicom_node.network.line import Line
 from dicom_node.network.requestor import RemoteAE
+from dicom_node.network.scu import Outgoing, send_over
 from peers.liars import Liar
+from peers.still import breast_still, write
 
 WANTED = [(str(SECONDARY_CAPTURE), syntax) for syntax in UNCOMPRESSED[:2]]
 FOUND = [("1.2.840.10008.5.1.4.1.2.2.1", UNCOMPRESSED[0])]
@@ -88,6 +90,21 @@ def test_however_busy_it_is_replaced_now_and_then(line, pacs, clock):
         clock.now += 60.0
         line.take(WANTED)
     assert pacs.associations == 2
+
+
+def test_after_a_failure_of_ours_the_next_one_begins_anew(line, pacs, tmp_path, monkeypatch):
+    def broken(association, item):
+        raise ValueError("what nobody foresaw")
+
+    still = breast_still(rows=32, columns=32, sop_class=SECONDARY_CAPTURE)
+    items = [Outgoing.of(write(still, tmp_path / "still.dcm"))] * 2
+    assert [sent.error for sent in send_over(line, items)] == [None, None]
+    with monkeypatch.context() as patch:
+        patch.setattr("dicom_node.network.scu._make_ready", broken)
+        with pytest.raises(ValueError, match="nobody foresaw"):
+            list(send_over(line, items))
+    wait(lambda: pacs.open_associations == 0)
+    assert [sent.error for sent in send_over(line, items)] == [None, None]
 
 
 # -- as the courier uses it -------------------------------------------------------------------------

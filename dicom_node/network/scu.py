@@ -128,6 +128,7 @@ def send_over(line: Line, items: Sequence[Outgoing]) -> Generator[Sent, None, No
         faults.step("deliver.associated")
         for number, item in enumerate(items):
             following = items[number + 1] if number + 1 < len(items) else None
+            sent = None
             sent, ahead = _send_one(association, item, ahead, following)
             if was_kept and isinstance(sent.error, DestinationAborted | NoPresentationContext):
                 # Ended while nobody used it, or from before the archive was set up anew: no failure yet.
@@ -141,7 +142,7 @@ def send_over(line: Line, items: Sequence[Outgoing]) -> Generator[Sent, None, No
         yield from (Sent(item, None, error) for item in items)
     finally:
         _drop(ahead)
-        if sent is not None and sent.error is not None:
+        if sent is None or sent.error is not None:
             line.close()  # what is tried after a failure is tried from the beginning
 
 
