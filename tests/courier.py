@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from dicom_node.config import Config
+from dicom_node.core.delivery import DeliveryState
 from dicom_node.core.image import Arrival, ImageHeader
 from dicom_node.core.job import JobKind
 from dicom_node.dicom.services import SECONDARY_CAPTURE
@@ -37,6 +38,12 @@ from peers.still import breast_still, write
 
 RETRY = {"first_delay_s": 0.2, "factor": 1.0, "cap_s": 0.2}
 BREAKER = {"failures": 3, "first_pause_s": 0.3, "cap_s": 0.6}
+
+_QUEUED = (
+    select(deliveries.c.id)
+    .where(deliveries.c.destination == bindparam("destination"), deliveries.c.state == DeliveryState.QUEUED)
+    .limit(1)
+)
 
 
 class Courier:
@@ -176,6 +183,11 @@ class Courier:
         with self.database.read() as conn:
             return list(conn.scalars(query.order_by(deliveries.c.id)))
 
+    def waiting(self, destination: str = "archive") -> bool:
+        """Is there a delivery without an answer? Cheap enough to be asked while something is measured."""
+        with self.database.read() as conn:
+            return conn.execute(_QUEUED, {"destination": destination}).first() is not None
+
     def words(self, destination: str = "archive") -> list[str | None]:
         """What each delivery says for people."""
         query = select(deliveries.c.words).where(deliveries.c.destination == destination)
@@ -197,10 +209,10 @@ class Courier:
         with self.database.read() as conn:
             return load_breaker(conn, destination)
 
-    def wait(self, there: Callable[[], Any], timeout_s: float = 60.0) -> None:
-        """Wait until `there()` is true, or fail with the jobs."""
+    def wait(self, there: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 0.05) -> None:
+        """Wait until `there()` is true, looking every so often, or fail with the jobs."""
         deadline = time.monotonic() + timeout_s
         while not there():
             if time.monotonic() > deadline:
                 raise AssertionError("\n".join(map(str, [self.breaker(), *self.jobs()])))
-            time.sleep(0.05)
+            time.sleep(every_s)

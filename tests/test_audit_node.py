@@ -8,24 +8,15 @@ import shutil
 import stat
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from dicom_node.cli.access import person
-from dicom_node.core.delivery import DeliveryState
 from dicom_node.demo.archive import start_archive
 from dicom_node.network.requestor import RemoteAE
 from dicom_node.network.scu import Outgoing, send
-from dicom_node.store.results import Parcel
-from dicom_node.telemetry.audit_message import AuditKind
-from dicom_node.work import audited as work_audited
-from dicom_node.work.audited import Audited
 from harness import EMODE, Node, node_config
 from peers.still import breast_still, region, write
 
@@ -225,42 +216,3 @@ def test_without_roles_everybody_may_and_check_says_so(guarded):
         ).stdout
     )
     assert "no database yet" in emode("status", config=config).stderr
-
-
-@dataclass
-class Table:
-    """What the database says of deliveries, as the loop commits it."""
-
-    states: dict
-
-    @contextmanager
-    def read(self):
-        yield self
-
-
-class Told(list):
-    def record(self, event):
-        self.append(event.kind)
-
-
-def test_ends_that_are_committed_after_the_batch_are_told_too(monkeypatch):
-    """The loop takes all that is left of a batch whose destination is away, and commits it then."""
-    table, told = Table({1: DeliveryState.ACCEPTED, 2: DeliveryState.ACCEPTED}), Told()
-    monkeypatch.setattr(
-        work_audited,
-        "load_parcels",
-        lambda conn, ids: {n: Parcel(n, conn.states[n], "1", "2", "3", "4", "d", None, None) for n in ids},
-    )
-    remote = RemoteAE("archive", "PACS", "127.0.0.1", 1, "EMODE", 10, 60)
-    handler = Audited(iter, remote, table, told, lambda: datetime.now(UTC), sends=False)
-    jobs = [SimpleNamespace(delivery_id=n) for n in (1, 2)]
-    assert list(handler(jobs)) == jobs
-    handler.catch_up()  # too early: nothing is committed
-    assert told == []
-    table.states[1] = DeliveryState.CONFIRMED
-    handler.catch_up()
-    assert told == [AuditKind.DELIVERY_CONFIRMED]
-    table.states[2] = DeliveryState.PARKED
-    list(handler(jobs[:1]))
-    handler.catch_up()
-    assert told == [AuditKind.DELIVERY_CONFIRMED, AuditKind.DELIVERY_REFUSED]

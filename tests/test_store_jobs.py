@@ -67,6 +67,14 @@ def test_urgent_first_then_oldest(database, receipt):
     assert [job.id for job in claim(database)] == [stat, routine, second]
 
 
+def test_by_age_alone_the_oldest_are_taken_and_still_the_most_urgent_of_them_comes_first(database, receipt):
+    oldest, stat, later, last = (add(database, receipt, priority=p) for p in (20, 0, 20, 0))
+    taken = claim(database, limit=2, first=queue.First.OLDEST)
+    assert [job.id for job in taken] == [stat, oldest]
+    assert [job.id for job in claim(database, limit=1)] == [last]
+    assert [job.id for job in claim(database)] == [later]
+
+
 def test_a_claimed_job_is_claimed_once(database, receipt):
     add(database, receipt)
     assert len(claim(database)) == 1

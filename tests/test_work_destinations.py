@@ -114,7 +114,7 @@ def test_an_outage_costs_no_attempts_and_no_storm_and_ends_with_everything_deliv
             courier.wait(all_are(courier, "accepted"))
             assert courier.breaker().failures == 0
             assert len(pacs.asked) == len(set(pacs.asked)) == 150
-            assert pacs.associations <= 4  # the trial, and batches of 100
+            assert pacs.associations <= 4  # that of the trial stays open for the rest
 
 
 def test_an_archive_that_comes_and_goes_parks_nothing(tmp_path, free_port):
@@ -224,6 +224,20 @@ def test_old_content_is_kept_and_the_same_result_counts_as_arrived(tmp_path):
                 courier.wait(all_are(courier, "confirmed"))
         assert len(pacs.kept) == 3
         assert len(pacs.asked) == 6
+
+
+@pytest.mark.parametrize("linger_s", [0, 1.5])
+def test_an_archive_that_takes_one_association_at_a_time_gets_and_proves_everything(tmp_path, linger_s):
+    with (
+        Liar(most=1) as pacs,
+        Courier(
+            tmp_path, {"archive": pacs.port}, confirm="find", confirm_delay_s=0, linger_s=linger_s
+        ) as courier,
+    ):
+        for number in range(1, 4):
+            courier.add(1, "archive", first=number)
+            courier.wait(lambda n=number: courier.states() == ["confirmed"] * n)
+        assert len(pacs.asked) == 3
 
 
 def test_a_duplicate_that_is_refused_counts_as_arrived(tmp_path):

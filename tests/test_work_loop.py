@@ -16,7 +16,8 @@ from dicom_node.store.jobs import NewJob, cancel, claim, enqueue
 from dicom_node.store.overview import job_history
 from dicom_node.store.process import Bells
 from dicom_node.store.schema import jobs
-from dicom_node.work.loop import Lane, Outcome, WorkLoop
+from dicom_node.work.loop import Lane, WorkLoop
+from dicom_node.work.outcome import Outcome
 from dicom_node.work.pulse import Pulse
 
 
@@ -35,16 +36,23 @@ class Bench:
         with self.database.write() as conn:
             self.receipt = rows.arrive(conn, now())
 
-    def add(self, max_attempts=3):
+    def add(self, max_attempts=3, priority=20):
         image = self.receipt
-        job = NewJob(JobKind.INFER, "images", 20, image.study_id, image.image_id, max_attempts=max_attempts)
+        job = NewJob(
+            JobKind.INFER, "images", priority, image.study_id, image.image_id, max_attempts=max_attempts
+        )
         with self.database.write() as conn:
             return enqueue(conn, job, now())
 
-    def run(self, handler, time_limit_s=30.0, pulse=None):
+    def run(self, handler, time_limit_s=30.0, pulse=None, batch=8):
         policy = RetryPolicy(first_delay_s=0.01, factor=1.0)
         lane = Lane(
-            JobKind.INFER, "images", batch=8, policy=policy, time_limit_s=time_limit_s, pulse=pulse or Pulse()
+            JobKind.INFER,
+            "images",
+            batch=batch,
+            policy=policy,
+            time_limit_s=time_limit_s,
+            pulse=pulse or Pulse(),
         )
         loop = WorkLoop(
             lane,
@@ -91,6 +99,27 @@ def test_temporary_failures_use_up_the_attempts_and_permanent_ones_end_at_once(b
         bench.wait(lambda job=job: bench.history(job)[0].state == JobState.FAILED)
     assert [bench.history(job)[0].attempts for job in (busy, refused)] == [2, 1]
     assert bench.history(refused)[0].error_code == "destination-refused"
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_urgent_jobs_overtake_and_without_end_keep_nothing_waiting_for_ever(bench, batch):
+    """The bound of docs/architecture.md: two batches for an urgent one, 4 (n / batch + 1) claims for any."""
+    routine = [bench.add() for _ in range(24)]
+    claims, stat = [], {}
+
+    def work(claimed):
+        claims.append([job.id for job in claimed])
+        for _ in range(batch):  # as many urgent ones come as can be done
+            stat[bench.add(priority=0)] = len(claims)
+        return [Outcome(job) for job in claimed]
+
+    bench.run(work, batch=batch)
+    done = lambda: {job for claim in claims for job in claim}  # noqa: E731
+    bench.wait(lambda: set(routine) <= done(), timeout_s=60)
+    number = {job: number for number, claim in enumerate(claims) for job in claim}
+    assert number[min(stat)] <= stat[min(stat)] + 1
+    for rank, job in enumerate(routine):
+        assert number[job] < 4 * (rank // batch + 1)
 
 
 def test_a_handler_that_breaks_three_times_in_a_row_asks_for_a_fresh_process(bench):

@@ -250,6 +250,9 @@ class Destination(_Section):
     """Seconds to wait for the TCP connection and for the association."""
     answer_timeout_s: Seconds = 60.0
     """Seconds to wait for each answer."""
+    linger_s: Annotated[float, Field(ge=0, le=20)] = 2.0
+    """Seconds that an association stays open after the last result or question, for the next one.
+    0 for archives that take one association at a time. Most end it themselves after 30 s."""
     retry: Retry = Retry()
     """When a try fails for now."""
     breaker: BreakerSection = BreakerSection()

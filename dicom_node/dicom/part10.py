@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 from dicom_node.core.errors import ObjectUnreadable
 from dicom_node.core.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -18,7 +19,12 @@ def dataset_offset(path: Path) -> int:
     Raises ObjectUnreadable if the file does not begin as Part 10 says, OSError if it cannot be read now.
     """
     with path.open("rb") as file:
-        head = file.read(_PREAMBLE + 4 + _GROUP_LENGTH_ELEMENT.size)
+        return begin_of_data_set(file)
+
+
+def begin_of_data_set(file: BinaryIO) -> int:
+    """`dataset_offset` of a file that is open at its first byte; raises as that does."""
+    head = file.read(_PREAMBLE + 4 + _GROUP_LENGTH_ELEMENT.size)
     if head[_PREAMBLE : _PREAMBLE + 4] != b"DICM" or len(head) < _PREAMBLE + 4 + _GROUP_LENGTH_ELEMENT.size:
         raise ObjectUnreadable("no DICM prefix after the preamble")
     group, element, vr, _, length = _GROUP_LENGTH_ELEMENT.unpack(head[_PREAMBLE + 4 :])

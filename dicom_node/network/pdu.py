@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from typing import BinaryIO
 
 from dicom_node.network.rules import BrokenRule
@@ -38,15 +40,23 @@ _MOST_FRAGMENTS = 1024
 _FIRST_BUFFER = 1 << 14
 _DRAIN_S = 1.0
 _ANY_LENGTH = 1 << 17
-"""Bytes of a P-DATA-TF for a peer that takes any."""
-_SENT_AT_ONCE = 1 << 18
-"""Bytes of a data set that are handed to the socket together."""
+"""Bytes of a P-DATA-TF for a peer that takes any, or very long ones."""
+_SENT_AT_ONCE = 1 << 20
+"""Bytes of a data set that are handed to the socket together: most results are one piece."""
+_MOST_SLICES = 512
+"""PDUs that are read with one call; the kernel takes 1024."""
+_HEADERS = struct.Struct(">BxLLBB")
+"""Those of a P-DATA-TF with one presentation data value."""
 
 IS_COMMAND, IS_LAST = 0x01, 0x02
 
 
 class PeerGone(Exception):
     """The connection has ended without a word."""
+
+
+class PeerReleased(PeerGone):
+    """The peer has asked for release, and got it."""
 
 
 class PeerSilent(Exception):
@@ -155,32 +165,62 @@ def command_pdus(context_id: int, command_set: bytes, longest: int) -> bytes:
     return bytes(out)
 
 
-def data_pdus(context_id: int, source: BinaryIO, size: int, longest: int) -> Iterator[memoryview]:
-    """A data set of `size` bytes as P-DATA-TF PDUs, read straight to where they are sent from.
+class Packer:
+    """Makes P-DATA-TF PDUs of data sets, read straight to where they are sent from: one buffer for all."""
 
-    longest  maximum length of the peer (0: any).
+    def __init__(self, longest: int) -> None:
+        """Make PDUs of up to `longest` bytes, the maximum length of the peer (0: any)."""
+        # No longer than is of use, whatever the peer takes. Fragments have an even length (PS3.8 E.2).
+        self._step = max(2, min(longest or _ANY_LENGTH, _ANY_LENGTH) - _ITEM.size) & ~1
+        self._whole = _HEADERS.size + self._step
+        self._at_once = min(_MOST_SLICES, max(1, _SENT_AT_ONCE // self._whole))
+        self._buffer = memoryview(bytearray())
 
-    Each view holds until the next is asked for, and has some PDUs. Raises EOFError if the source ends early.
-    """
-    step = max(2, (longest or _ANY_LENGTH) - _ITEM.size) & ~1  # fragments have an even length (PS3.8 E.2)
-    frame = _HEADER.size + _ITEM.size
-    buffer = memoryview(bytearray(max(1, _SENT_AT_ONCE // step) * (frame + step)))
-    left, at = size, 0
-    while left:
-        count = min(step, left)
-        left -= count
-        _HEADER.pack_into(buffer, at, P_DATA_TF, count + _ITEM.size)
-        _ITEM.pack_into(buffer, at + _HEADER.size, count + 2, context_id, 0 if left else IS_LAST)
-        at += frame
-        end = at + count
-        while at < end:
-            got = source.readinto(buffer[at:end])  # type: ignore[attr-defined]
+    def pack(self, context_id: int, source: BinaryIO, size: int) -> Iterator[memoryview]:
+        """A data set of `size` bytes. Each view has some PDUs, and holds until another is made.
+
+        Raises EOFError if the source ends early, and what reading it raises.
+        """
+        wanted = min(self._at_once, -(-size // self._step)) * self._whole
+        if len(self._buffer) < wanted:
+            self._buffer = memoryview(bytearray(wanted))
+        left = size
+        while left:
+            count = min(self._at_once, -(-left // self._step))
+            some = min(left, count * self._step)
+            left -= some
+            slices = self._frame(context_id, some, is_last=not left)
+            _read_into(source, slices)
+            yield self._buffer[: some + count * _HEADERS.size]
+
+    def _frame(self, context_id: int, some: int, *, is_last: bool) -> list[memoryview]:
+        """Write the headers; return where the bytes between them belong."""
+        buffer, slices = self._buffer, []
+        for at in range(0, some, self._step):
+            size = min(self._step, some - at)
+            control = IS_LAST if is_last and at + size == some else 0
+            start = at // self._step * self._whole
+            _HEADERS.pack_into(buffer, start, P_DATA_TF, size + _ITEM.size, size + 2, context_id, control)
+            slices.append(buffer[start + _HEADERS.size : start + _HEADERS.size + size])
+        return slices
+
+
+def _read_into(source: BinaryIO, slices: list[memoryview]) -> None:
+    """Fill the slices; raises EOFError."""
+    if isinstance(source, FileIO):
+        got = os.readv(source.fileno(), slices)
+        while slices and got >= len(slices[0]):
+            got -= len(slices.pop(0))
+        if not slices:
+            return
+        slices[0] = slices[0][got:]
+    for each in slices:
+        at = 0
+        while at < len(each):
+            got = source.readinto(each[at:])  # type: ignore[attr-defined]
             if not got:
                 raise EOFError
             at += got
-        if not left or at + frame + step > len(buffer):
-            yield buffer[:at]
-            at = 0
 
 
 def see_off(connected: socket.socket) -> None:

@@ -17,6 +17,7 @@ from pynetdicom.sop_class import (
 from dicom_node.core.errors import DestinationUnreachable, NodeError, NoPresentationContext
 from dicom_node.dicom.services import RETURNED_CLASSES, TRANSFER_SYNTAXES_OUT, status_text
 from dicom_node.network.command import c_echo_request
+from dicom_node.network.line import Line
 from dicom_node.network.qido import QidoServer, answers_qido
 from dicom_node.network.query import listed_instances
 from dicom_node.network.requestor import RemoteAE, Requestor, open_association
@@ -124,11 +125,14 @@ def _storage(accepted: set[tuple[str, str]]) -> Offered:
 
 
 def _find(remote: RemoteAE) -> Offered:
+    line = Line(remote, linger_s=0)
     nobody = (f"2.25.{uuid.uuid4().int}", f"2.25.{uuid.uuid4().int}")
     try:
-        found = listed_instances(remote, {nobody: set()})[nobody]
+        found = listed_instances(line, {nobody: set()})[nobody]
     except NodeError as error:
         found = error
+    finally:
+        line.close()
     return Offered(False, str(found)) if isinstance(found, NodeError) else Offered(True, "answers")
 
 

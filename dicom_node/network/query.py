@@ -19,13 +19,18 @@ from dicom_node.core.errors import (
     NoPresentationContext,
     QueryRefused,
 )
-from dicom_node.dicom.services import status_text
+from dicom_node.dicom.services import TRANSFER_SYNTAXES_OUT, status_text
 from dicom_node.network.command import c_find_request
+from dicom_node.network.line import Line
 from dicom_node.network.requestor import RemoteAE, Requestor, open_association
 
 _PENDING = (0xFF00, 0xFF01)
 _LONGEST_LIST = 100
 """UIDs in one question; a series of a thousand frames is asked for as a whole."""
+
+_PROPOSED = [
+    (str(StudyRootQueryRetrieveInformationModelFind), str(syntax)) for syntax in TRANSFER_SYNTAXES_OUT
+]
 
 Series = tuple[str, str]
 """Study Instance UID and Series Instance UID."""
@@ -34,17 +39,35 @@ Listing = set[str] | NodeError
 """The SOP Instance UIDs that an archive lists, or why it did not say."""
 
 
-def listed_instances(remote: RemoteAE, wanted: Mapping[Series, set[str]]) -> dict[Series, Listing]:
+def listed_instances(line: Line, wanted: Mapping[Series, set[str]]) -> dict[Series, Listing]:
     """What the archive lists of these instances, and maybe more; one series that fails takes no other along.
 
     C-FIND, Study Root, IMAGE level, with the unique keys of the levels above (PS3.4 C.4.1).
     Raises QueryRefused if it takes no such query at all, and what `open_association` raises.
     """
-    with open_to_query(remote) as association:
-        return {
-            pair: _listing(remote, association, *pair, instances)
-            for pair, instances in sorted(wanted.items())
-        }
+    association, was_kept = _take(line)
+    listed = _listings(line.remote, association, wanted)
+    if was_kept and not association.is_open:  # ended while nobody used it: asked once more
+        association, _ = _take(line)
+        listed = _listings(line.remote, association, wanted)
+    if any(isinstance(each, NodeError) for each in listed.values()):
+        line.close()  # what is asked after a failure is asked from the beginning
+    return listed
+
+
+def _take(line: Line) -> tuple[Requestor, bool]:
+    try:
+        return line.take(_PROPOSED)
+    except NoPresentationContext as error:
+        raise _not_let(line.remote) from error
+
+
+def _listings(
+    remote: RemoteAE, association: Requestor, wanted: Mapping[Series, set[str]]
+) -> dict[Series, Listing]:
+    return {
+        pair: _listing(remote, association, *pair, instances) for pair, instances in sorted(wanted.items())
+    }
 
 
 def open_to_query(remote: RemoteAE) -> Requestor:
@@ -52,9 +75,13 @@ def open_to_query(remote: RemoteAE) -> Requestor:
     try:
         return open_association(remote, [build_context(StudyRootQueryRetrieveInformationModelFind)])
     except NoPresentationContext as error:
-        raise QueryRefused(
-            f"{remote}: does not let us use Study Root C-FIND; set `confirm: none` or have it allowed"
-        ) from error
+        raise _not_let(remote) from error
+
+
+def _not_let(remote: RemoteAE) -> QueryRefused:
+    return QueryRefused(
+        f"{remote}: does not let us use Study Root C-FIND; set `confirm: none` or have it allowed"
+    )
 
 
 def find(remote: RemoteAE, association: Requestor, query: Dataset) -> Iterator[Dataset]:

@@ -7,9 +7,10 @@ race between them that loses answers. What it knows of PDUs and of presentation 
 
 from __future__ import annotations
 
+import select
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -24,6 +25,7 @@ from dicom_node.core.errors import (
     DestinationSilent,
     DestinationUnreachable,
     FileUnreadable,
+    NodeError,
     NoPresentationContext,
     TlsFailed,
 )
@@ -42,11 +44,12 @@ from dicom_node.network.pdu import (
     P_DATA_TF,
     RELEASE_REQUEST,
     RELEASE_RESPONSE,
+    Packer,
     PduReader,
     PeerGone,
+    PeerReleased,
     PeerSilent,
     command_pdus,
-    data_pdus,
     fragments_of,
 )
 from dicom_node.network.rules import BrokenRule
@@ -62,6 +65,10 @@ from dicom_node.network.tls import (
 from dicom_node.telemetry.audit_trail import NO_AUDIT, AuditTrail
 
 _MAX_PDU = 131072
+_SENT_WITHIN_LIMIT = 1 << 18
+"""Bytes that a slow line has to take within `answer_timeout_s`."""
+_GLANCE_S = 0.05
+"""For what comes without having been asked for; over TLS there may be bytes and yet no message."""
 
 Serve = Callable[[Command, bytes], int]
 """Does what the peer asks of us on our own association, and returns the status; must not raise."""
@@ -106,7 +113,7 @@ class Requestor:
         serve: Serve | None,
     ) -> None:
         """Negotiate over a connection; raises as `open_association`, and then the connection is closed."""
-        self._remote = remote
+        self.remote = remote
         self._socket = connected
         self._serve = serve
         self._reader = PduReader(connected, _MAX_PDU, remote.answer_timeout_s)
@@ -123,6 +130,7 @@ class Requestor:
         self.is_open = False
         try:
             self.contexts, self._longest = self._associate(contexts)
+            self._packer = Packer(self._longest)
         except BaseException:
             self._socket.close()
             raise
@@ -133,7 +141,7 @@ class Requestor:
             raise NoPresentationContext(f"{remote}: none of them; ask its administrator to accept them")
 
     def _associate(self, contexts: Sequence[PresentationContext]) -> tuple[dict[int, Context], int]:
-        remote = self._remote
+        remote = self.remote
         request = association_request(remote.calling_ae_title, remote.ae_title, contexts, _MAX_PDU)
         try:
             with suppress(PeerGone):  # it may have said why before it hung up
@@ -185,13 +193,26 @@ class Requestor:
         Raises DestinationSilent, DestinationAborted, or FileUnreadable if `data` ends early; then the
         association has ended.
         """
-        self._last_id = self._last_id % 0xFFFF + 1
-        command = request(self._last_id)
-        with self._ends_badly():
-            self._send(command_pdus(context_id, command, self._longest))
-            if data is not None:
-                self._send_data(context_id, *data)
+        self.post(context_id, request, () if data is None else self.pack(context_id, *data))
         return self.reply()
+
+    def pack(self, context_id: int, source: BinaryIO, size: int) -> Iterator[memoryview]:
+        """A data set as PDUs for `post`, in pieces; the first can be made before it is time to send it."""
+        return self._packer.pack(context_id, source, size)
+
+    def post(
+        self, context_id: int, request: Callable[[int], bytes], pdus: Iterable[bytes | memoryview] = ()
+    ) -> None:
+        """Send a request; raises as `ask`. Its answer is waited for by `reply`."""
+        self._last_id = self._last_id % 0xFFFF + 1
+        with self._ends_badly():
+            self._send(command_pdus(context_id, request(self._last_id), self._longest))
+            try:
+                for some in pdus:
+                    self._send(some)
+            except (EOFError, OSError) as error:
+                self.abort()
+                raise FileUnreadable(f"{type(error).__name__} while it was sent") from error
 
     def reply(self) -> Reply:
         """Wait for one more answer, as to a C-FIND while its status is pending; raises as `ask`."""
@@ -216,6 +237,21 @@ class Requestor:
                 raise BrokenRule("answer-to-nothing")
             self._serve_peer(letter, letter.command)
 
+    def is_still_there(self) -> bool:
+        """Has the peer not ended it while nobody asked anything? Answers what it has said; never raises."""
+        if self.is_open and self._has_something():
+            with suppress(NodeError):
+                self.listen(_GLANCE_S)
+        return self.is_open
+
+    def _has_something(self) -> bool:
+        poll = select.poll()
+        try:
+            poll.register(self._socket, select.POLLIN)
+            return bool(poll.poll(0))
+        except OSError:
+            return True
+
     def release(self) -> None:
         """Ask for release and wait for the answer, if the association is still there; never raises."""
         if not self.is_open:
@@ -224,7 +260,7 @@ class Requestor:
         with suppress(PeerGone, PeerSilent, BrokenRule):
             self._send(RELEASE_REQUEST)
             while not released:
-                kind, _ = self._reader.read(self._remote.connect_timeout_s)
+                kind, _ = self._reader.read(self.remote.connect_timeout_s)
                 if kind == A_RELEASE_RQ:  # a collision: both sides have asked (PS3.8 7.2.1.2)
                     self._send(RELEASE_RESPONSE)
                 elif kind == A_ABORT:
@@ -251,7 +287,7 @@ class Requestor:
                         self._came.append(letter)
             elif kind == A_RELEASE_RQ:
                 self._send(RELEASE_RESPONSE)
-                raise PeerGone
+                raise PeerReleased
             elif kind == A_ABORT:
                 raise PeerGone
             else:
@@ -265,18 +301,12 @@ class Requestor:
         status = self._serve(command, letter.data_set)
         self._send(command_pdus(letter.context_id, response_to(command, status), self._longest))
 
-    def _send_data(self, context_id: int, source: BinaryIO, size: int) -> None:
-        try:
-            for some in data_pdus(context_id, source, size, self._longest):
-                self._send(some)
-        except EOFError as error:
-            self.abort()
-            raise FileUnreadable("it became shorter while it was sent") from error
-
     def _send(self, encoded: bytes | memoryview) -> None:
+        view = memoryview(encoded)
         try:
-            self._socket.settimeout(self._remote.answer_timeout_s)
-            self._socket.sendall(encoded)
+            self._socket.settimeout(self.remote.answer_timeout_s)
+            for at in range(0, len(view), _SENT_WITHIN_LIMIT):
+                self._socket.sendall(view[at : at + _SENT_WITHIN_LIMIT])
         except TimeoutError as error:
             raise PeerSilent from error
         except OSError as error:
@@ -286,19 +316,19 @@ class Requestor:
     def _ends_badly(self) -> Iterator[None]:
         """What goes wrong ends the association, in words of ours."""
         if not self.is_open:
-            raise DestinationAborted(f"{self._remote}: the association has ended")
+            raise DestinationAborted(f"{self.remote}: the association has ended")
         try:
             yield
         except PeerGone as error:
-            self._close(released=False)
-            raise DestinationAborted(f"{self._remote}: it ended the association") from error
+            self._close(released=isinstance(error, PeerReleased))
+            raise DestinationAborted(f"{self.remote}: it ended the association") from error
         except PeerSilent as error:
             self.abort()
-            limit = self._remote.answer_timeout_s
-            raise DestinationSilent(f"{self._remote}: no answer within {limit:g} s") from error
+            limit = self.remote.answer_timeout_s
+            raise DestinationSilent(f"{self.remote}: no answer within {limit:g} s") from error
         except BrokenRule as error:
             self.abort()
-            raise DestinationAborted(f"{self._remote}: it does not keep to DICOM ({error})") from error
+            raise DestinationAborted(f"{self.remote}: it does not keep to DICOM ({error})") from error
 
     def _close(self, *, released: bool) -> None:
         self.is_open = False

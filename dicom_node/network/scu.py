@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,11 +17,12 @@ from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 from pydicom.uid import UID
 from pynetdicom.dsutils import encode
-from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification
 
 from dicom_node.core import faults
 from dicom_node.core.errors import (
+    DestinationAborted,
     DestinationBusy,
     DestinationRefused,
     FileUnreadable,
@@ -31,7 +32,7 @@ from dicom_node.core.errors import (
     ObjectUnreadable,
 )
 from dicom_node.dicom.header import read_header
-from dicom_node.dicom.part10 import dataset_offset
+from dicom_node.dicom.part10 import begin_of_data_set
 from dicom_node.dicom.redaction import redacted
 from dicom_node.dicom.services import (
     TRANSFER_SYNTAXES_OUT,
@@ -41,12 +42,12 @@ from dicom_node.dicom.services import (
     status_text,
 )
 from dicom_node.network.command import Answer, c_echo_request, c_store_request
+from dicom_node.network.line import Line, Proposal
 from dicom_node.network.requestor import RemoteAE, Requestor, open_association
 from dicom_node.network.tls import Agreed
 
 _MAX_COMMENT = 64  # (0000,0902) is LO
 _MAX_OFFENDING = 8
-_MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers from 1 to 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,69 +106,134 @@ def echo(remote: RemoteAE) -> Echoed:
 
 
 def send(remote: RemoteAE, items: Sequence[Outgoing]) -> Generator[Sent, None, None]:
+    """As `send_over`, on an association of its own, which ends with the last item."""
+    line = Line(remote, linger_s=0)
+    try:
+        yield from send_over(line, items)
+    finally:
+        line.close()
+
+
+def send_over(line: Line, items: Sequence[Outgoing]) -> Generator[Sent, None, None]:
     """Store the items over one association; yield an outcome for every one, in order, as it is known.
 
-    Never raises for what happens on the network: items that could not be tried have an error too.
+    The next one is read while the answer to one is waited for. Never raises for what happens on the network:
+    items that could not be tried have an error too.
     """
+    wanted = _proposals(items)
+    ahead: _Ready | NodeError | None = None
+    sent: Sent | None = None
     try:
-        association = open_association(remote, _contexts(items))
+        association, was_kept = line.take(wanted)
+        faults.step("deliver.associated")
+        for number, item in enumerate(items):
+            following = items[number + 1] if number + 1 < len(items) else None
+            sent = None
+            sent, ahead = _send_one(association, item, ahead, following)
+            if was_kept and isinstance(sent.error, DestinationAborted | NoPresentationContext):
+                # Ended while nobody used it, or from before the archive was set up anew: no failure yet.
+                _drop(ahead)
+                line.close()
+                association, _ = line.take(wanted)
+                sent, ahead = _send_one(association, item, None, following)
+            was_kept = False
+            yield sent
     except NodeError as error:
         yield from (Sent(item, None, error) for item in items)
-        return
-    with association:
-        faults.step("deliver.associated")
-        for item in items:
-            yield _send_one(remote, association, item)
+    finally:
+        _drop(ahead)
+        if sent is None or sent.error is not None:
+            line.close()  # what is tried after a failure is tried from the beginning
 
 
-def _send_one(remote: RemoteAE, association: Requestor, item: Outgoing) -> Sent:
-    if not association.is_open:
-        return Sent(item, None, NotTried(str(remote)))
+@dataclass(slots=True)
+class _Ready:
+    """An item whose first bytes are read: what can be done before it is its turn."""
+
+    context_id: int
+    pdus: Iterator[bytes | memoryview]
+    source: BinaryIO
+
+
+def _make_ready(association: Requestor, item: Outgoing) -> _Ready | NodeError:
+    remote = association.remote
     accepted = {
         context.transfer_syntax: context_id
         for context_id, context in association.contexts.items()
         if context.abstract_syntax == item.sop_class_uid
     }
-    as_it_is = accepted.get(item.transfer_syntax_uid)
-    anew = next((syntax for syntax in UNCOMPRESSED if syntax in accepted), None)
-    if as_it_is is None and (anew is None or item.transfer_syntax_uid not in UNCOMPRESSED):
+    syntax: str | None = item.transfer_syntax_uid
+    if syntax not in accepted:
+        anew = item.transfer_syntax_uid in UNCOMPRESSED
+        syntax = next((each for each in UNCOMPRESSED if anew and each in accepted), None)
+    if syntax is None:
         named = f"{UID(item.sop_class_uid).name} in {UID(item.transfer_syntax_uid).name}"
-        return Sent(
-            item, None, NoPresentationContext(f"{remote}: {named}; ask its administrator to accept it")
-        )
+        return NoPresentationContext(f"{remote}: {named}; ask its administrator to accept it")
+    source: BinaryIO | None = None
+    try:
+        source, size = _data_set_of(item, None if syntax == item.transfer_syntax_uid else syntax)
+        pdus = association.pack(accepted[syntax], source, size)
+        return _Ready(accepted[syntax], chain((next(pdus, b""),), pdus), source)
+    except (OSError, EOFError, InvalidDicomError, ObjectUnreadable, FileUnreadable) as error:
+        if source is not None:
+            source.close()
+        if isinstance(error, FileUnreadable):
+            return error
+        return FileUnreadable(f"{type(error).__name__} reading {item.path.name}")
+
+
+def _drop(ready: _Ready | NodeError | None) -> None:
+    if isinstance(ready, _Ready):
+        ready.source.close()
+
+
+def _send_one(
+    association: Requestor, item: Outgoing, ready: _Ready | NodeError | None, following: Outgoing | None
+) -> tuple[Sent, _Ready | NodeError | None]:
+    """Store an item, and make ready what follows it."""
+    if not association.is_open:
+        _drop(ready)
+        return Sent(item, None, NotTried(str(association.remote))), None
+    ready = ready or _make_ready(association, item)
+    if isinstance(ready, NodeError):
+        return Sent(item, None, ready), None
     request = partial(
         c_store_request, sop_class_uid=item.sop_class_uid, sop_instance_uid=item.sop_instance_uid
     )
+    ahead: _Ready | NodeError | None = None
     try:
-        with _data_set_of(item, None if as_it_is is not None else anew) as (source, size):
-            context_id = as_it_is if as_it_is is not None else accepted[str(anew)]
-            answer = association.ask(context_id, request, (source, size)).answer
+        try:
+            association.post(ready.context_id, request, ready.pdus)
+        finally:
+            ready.source.close()
+        if following is not None:
+            ahead = _make_ready(association, following)
+        answer = association.reply().answer
     except NodeError as error:
-        return Sent(item, None, error)
+        return Sent(item, None, error), ahead
     comment = redacted(_own_words(answer), item.path)
-    return Sent(item, answer.status, _refusal(remote, answer.status, comment), comment)
+    return Sent(item, answer.status, _refusal(association.remote, answer.status, comment), comment), ahead
 
 
-@contextmanager
-def _data_set_of(item: Outgoing, syntax: str | None) -> Iterator[tuple[BinaryIO, int]]:
+def _data_set_of(item: Outgoing, syntax: str | None) -> tuple[BinaryIO, int]:
     """The data set of a file, at its first byte, and its length; encoded anew if `syntax` is given.
 
-    Raises FileUnreadable.
+    Raises OSError, InvalidDicomError, ObjectUnreadable or FileUnreadable.
     """
-    try:
-        if syntax is None:
-            begin = dataset_offset(item.path)
-            with item.path.open("rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size - begin
-                file.seek(begin)
-                yield file, size
-            return
+    if syntax is not None:
         encoded = encode(dcmread(item.path), UID(syntax).is_implicit_VR, UID(syntax).is_little_endian)
-    except (OSError, InvalidDicomError, ObjectUnreadable) as error:
-        raise FileUnreadable(f"{type(error).__name__} reading {item.path.name}") from error
-    if encoded is None:
-        raise FileUnreadable(f"{item.path.name} cannot be written in {UID(syntax).name}")
-    yield BytesIO(encoded), len(encoded)
+        if encoded is None:
+            raise FileUnreadable(f"{item.path.name} cannot be written in {UID(syntax).name}")
+        return BytesIO(encoded), len(encoded)
+    file = item.path.open("rb", buffering=0)
+    try:
+        begin = begin_of_data_set(file)
+        size = os.fstat(file.fileno()).st_size - begin
+        file.seek(begin)
+    except BaseException:
+        file.close()
+        raise
+    return file, size
 
 
 def _own_words(answer: Answer) -> str:
@@ -190,11 +256,11 @@ def _refusal(remote: RemoteAE, status: int, comment: str) -> NodeError | None:
     return None
 
 
-def _contexts(items: Sequence[Outgoing]) -> list[PresentationContext]:
+def _proposals(items: Sequence[Outgoing]) -> list[Proposal]:
     """One context per SOP class and transfer syntax: the acceptor then cannot choose for us."""
-    pairs: dict[tuple[str, str], None] = {}
+    pairs: dict[Proposal, None] = {}
     for item in items:
         pairs[item.sop_class_uid, item.transfer_syntax_uid] = None
         if item.transfer_syntax_uid in UNCOMPRESSED:
             pairs |= dict.fromkeys((item.sop_class_uid, syntax) for syntax in TRANSFER_SYNTAXES_OUT)
-    return [build_context(sop_class, syntax) for sop_class, syntax in list(pairs)[:_MAX_CONTEXTS]]
+    return list(pairs)

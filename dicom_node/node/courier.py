@@ -10,6 +10,7 @@ from functools import partial
 
 from dicom_node.core.job import JobKind, RetryPolicy
 from dicom_node.core.study import SettlePolicy
+from dicom_node.network.line import Line
 from dicom_node.network.qido import instances_by_qido
 from dicom_node.network.query import listed_instances
 from dicom_node.network.tls import Verify
@@ -21,22 +22,23 @@ from dicom_node.node.values import FOLLOW_CERTIFICATES_S, now, retention_of
 from dicom_node.supervise import on_hangup
 from dicom_node.telemetry.audit_syslog import tell_head
 from dicom_node.trust.watch import report as report_expiries
-from dicom_node.work.audited import Audited
+from dicom_node.work.audited import DeliveryAudit
 from dicom_node.work.commitment import ConfirmByCommitment, Reports
 from dicom_node.work.confirm import ConfirmByListing
 from dicom_node.work.deliver import Archive, Deliver
-from dicom_node.work.loop import Handler, Lane
+from dicom_node.work.loop import Lane
+from dicom_node.work.outcome import Handler
 from dicom_node.work.proof import Proof
 from dicom_node.work.receive import INFER_LANE
 from dicom_node.work.ticks import Ticks
 
 log = logging.getLogger(__name__)
 
-_DELIVER_BATCH = 100
+_DELIVER_BATCH = 50
+"""What an urgent result waits for at most, twice; the association stays open from batch to batch."""
 _CONFIRM_BATCH = 500
 _CONFIRM_POLICY = RetryPolicy(first_delay_s=1.0, factor=2.0, cap_s=3600.0, jitter=0.1)
 _REPORT_EXPIRY_S = 86400.0
-_TELL_ENDS_EVERY_S = 10.0
 
 
 def carry(base: Base) -> None:
@@ -44,17 +46,11 @@ def carry(base: Base) -> None:
     config = base.config
     archives = archives_of(config, base.trail)
     lanes = carrying_lanes(base, archives)
-    audited = [handler for handler in lanes.values() if isinstance(handler, Audited)]
     calling = [archive.remote.tls.credentials for archive in archives.values() if archive.remote.tls]
 
     def follow_certificates(*, force: bool = False) -> None:
         for credentials in calling:
             credentials.refresh(force=force)
-
-    def tell_ends() -> None:
-        """The last ends of a batch are committed after it; the next one may be hours away."""
-        for handler in audited:
-            handler.catch_up()
 
     for name, archive in archives.items():
         if archive.remote.tls is not None and archive.remote.tls.verify is Verify.CHAIN:
@@ -73,7 +69,6 @@ def carry(base: Base) -> None:
         others=(
             (follow_certificates, FOLLOW_CERTIFICATES_S),
             (lambda: report_expiries(certificate_expiries(config)), _REPORT_EXPIRY_S),
-            (tell_ends, _TELL_ENDS_EVERY_S),
         ),
         retention=retention_of(config),
         trail=base.trail,
@@ -87,7 +82,6 @@ def carry(base: Base) -> None:
         serve_lanes(base, lanes, report={})
     finally:
         scheduler.shutdown(wait=False)
-        tell_ends()
 
 
 def carrying_lanes(base: Base, archives: Mapping[str, Archive]) -> dict[Lane, Handler]:
@@ -100,21 +94,19 @@ def carrying_lanes(base: Base, archives: Mapping[str, Archive]) -> dict[Lane, Ha
         # As long as the slowest honest answers may take: every answer has its own time limit, so this
         # is reached only by what no time limit of the network catches.
         limit_s = 60.0 + _DELIVER_BATCH * archive.remote.answer_timeout_s
-        lanes[Lane(JobKind.DELIVER, name, _DELIVER_BATCH, policy, limit_s)] = Audited(
-            Deliver(archive, base.database, base.layout, base.stop.is_set),
-            archive.remote,
-            base.database,
-            base.trail,
-            now,
-            sends=True,
+        # One for each lane: an association is for one thread.
+        out, asking = (Line(archive.remote, archive.linger_s) for _ in range(2))
+        sent, proven = (DeliveryAudit(archive.remote, base.trail, now, line) for line in (out, asking))
+        deliver = Lane(JobKind.DELIVER, name, _DELIVER_BATCH, policy, limit_s, kept=sent, told=sent.ended)
+        confirm = Lane(
+            JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s, kept=proven, told=proven.ended
         )
-        lanes[Lane(JobKind.CONFIRM, name, _CONFIRM_BATCH, _CONFIRM_POLICY, limit_s)] = Audited(
-            _prover(base, name, archive), archive.remote, base.database, base.trail, now, sends=False
-        )
+        lanes[deliver] = Deliver(archive, out, base.database, base.layout, sent.begun, base.stop.is_set)
+        lanes[confirm] = _prover(base, name, archive, asking)
     return lanes
 
 
-def _prover(base: Base, name: str, archive: Archive) -> Handler:
+def _prover(base: Base, name: str, archive: Archive, line: Line) -> Handler:
     """What proves deliveries to a destination, in the way that its section says."""
     section = base.config.destinations[name]
     proof = Proof(archive, base.database)
@@ -125,4 +117,4 @@ def _prover(base: Base, name: str, archive: Archive) -> Handler:
         server = qido_servers_of(base.config)[name]
         return ConfirmByListing(proof, "qido", partial(instances_by_qido, server))
     # With `none` too: what an earlier configuration left to confirm is still asked for.
-    return ConfirmByListing(proof, "find", partial(listed_instances, archive.remote))
+    return ConfirmByListing(proof, "find", partial(listed_instances, line))

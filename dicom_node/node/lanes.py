@@ -15,7 +15,8 @@ from dicom_node.store.jobs import ClaimedJob
 from dicom_node.supervise import EXIT_HUNG, report_ready
 from dicom_node.telemetry.log import where
 from dicom_node.work.gate import Gate
-from dicom_node.work.loop import Handler, Lane, WorkLoop
+from dicom_node.work.loop import Lane, WorkLoop
+from dicom_node.work.outcome import Handler
 
 log = logging.getLogger(__name__)
 

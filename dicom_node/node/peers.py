@@ -50,6 +50,7 @@ def archives_of(config: Config, trail: AuditTrail = NO_AUDIT) -> dict[str, Archi
             confirm=config.destinations[name].confirm != "none",
             confirm_delay_s=config.destinations[name].confirm_delay_s,
             max_attempts=config.destinations[name].retry.max_attempts,
+            linger_s=config.destinations[name].linger_s,
         )
         for name, remote in remotes_of(config, trail).items()
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from sqlalchemy import Connection, case, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, case, delete, insert, select, update
 
 from dicom_node.core.breaker import Breaker, BreakerState
 from dicom_node.core.errors import AWAY_CODES, TROUBLE_CODES
@@ -12,11 +12,13 @@ from dicom_node.core.job import JobKind, JobState
 from dicom_node.store.schema import breakers, jobs
 
 _CARRIED = (JobKind.DELIVER, JobKind.CONFIRM)
+_BREAKER = select(breakers).where(breakers.c.destination == bindparam("destination"))
+"""Built once: it is asked before and after everything that a destination is asked."""
 
 
 def load_breaker(conn: Connection, destination: str) -> Breaker:
     """The breaker of a destination as it was saved last."""
-    row = conn.execute(select(breakers).where(breakers.c.destination == destination)).one_or_none()
+    row = conn.execute(_BREAKER, {"destination": destination}).one_or_none()
     if row is None:
         return Breaker()
     return Breaker(

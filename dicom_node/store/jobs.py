@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Update, bindparam, func, insert, or_, select, update
 
 from dicom_node.core.errors import AttemptsExhausted, IllegalTransition, NoSuchJob, StaleLease
 from dicom_node.core.job import JobEvent, JobKind, JobState, next_state, states_before
@@ -73,13 +75,68 @@ _ADD_JOB = Ready(
 )
 
 
+class First(StrEnum):
+    """Which of the jobs that are due are claimed before others."""
+
+    URGENT = "urgent"
+    """By priority, then by age."""
+    OLDEST = "oldest"
+    """By age alone."""
+    RESTED = "rested"
+    """What was never tried, or not for the longest time: an object that a destination cannot stand must not
+    be its trial each time."""
+
+
+# Statements of the hot ways are built once: SQLAlchemy takes longer to build one than SQLite to run it.
+_ADD_JOBS = insert(jobs)
+_ADD_EVENT = insert(job_events)
+_WAITING: tuple[ColumnElement[bool], ...] = (
+    jobs.c.kind == bindparam("kind"),
+    jobs.c.lane == bindparam("lane"),
+    jobs.c.state == JobState.WAITING,
+)
+_DUE = or_(
+    jobs.c.not_before.is_(None),
+    jobs.c.not_before <= bindparam("now"),
+    # A time further away than any delay we set was written before the clock was set back.
+    jobs.c.not_before > bindparam("horizon"),
+)
+_URGENT = (
+    select(jobs)
+    .where(*_WAITING, _DUE)
+    .order_by(jobs.c.priority, jobs.c.id)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_DUE_FIRST = {
+    First.URGENT: _URGENT,
+    First.OLDEST: _URGENT.order_by(None).order_by(jobs.c.id),
+    First.RESTED: _URGENT.order_by(None).order_by(
+        jobs.c.claimed_at.asc().nulls_first(), jobs.c.priority, jobs.c.id
+    ),
+}
+_ANY_DUE = select(jobs.c.id).where(*_WAITING, _DUE).limit(1)
+_NEXT_TIME = select(func.min(jobs.c.not_before)).where(*_WAITING)
+
+
 def enqueue(conn: Connection, job: NewJob, now: datetime) -> int:
     """Add a job; it exists when the caller's transaction commits."""
-    state = JobState.HELD if job.held else JobState.WAITING
-    row = {
+    job_id = _ADD_JOB.run(conn, _new_row(job, now)).lastrowid
+    assert job_id is not None
+    return job_id
+
+
+def enqueue_all(conn: Connection, added: Sequence[NewJob], now: datetime) -> None:
+    """Add jobs, as `enqueue` does, in one statement."""
+    if added:
+        conn.execute(_ADD_JOBS, [_new_row(job, now) for job in added])
+
+
+def _new_row(job: NewJob, now: datetime) -> dict[str, Any]:
+    return {
         "kind": job.kind,
         "lane": job.lane,
-        "state": state,
+        "state": JobState.HELD if job.held else JobState.WAITING,
         "priority": job.priority,
         "study_id": job.study_id,
         "image_id": job.image_id,
@@ -89,9 +146,6 @@ def enqueue(conn: Connection, job: NewJob, now: datetime) -> int:
         "changed_at": now,
         "created_at": now,
     }
-    job_id = _ADD_JOB.run(conn, row).lastrowid
-    assert job_id is not None
-    return job_id
 
 
 def claim(
@@ -104,54 +158,51 @@ def claim(
     lease_s: float,
     now: datetime,
     retries_alone: bool = False,
-    rested_first: bool = False,
+    first: First = First.URGENT,
 ) -> list[ClaimedJob]:
-    """Take up to `limit` jobs of a lane that are due, most urgent first, oldest first.
+    """Take up to `limit` jobs of a lane that are due, in the order of urgency, then age.
 
     retries_alone  a job that was tried before is taken by itself, so that one image which kills the
                    worker costs its neighbours one attempt and no more.
-    rested_first   what was never tried, or not for the longest time, goes before everything: an object
-                   that a destination cannot stand must not be its trial each time.
+    first          which jobs are taken if there are more.
     """
-    rank = [jobs.c.priority, jobs.c.id]
-    due = conn.execute(
-        select(jobs)
-        .where(jobs.c.kind == kind, jobs.c.lane == lane, jobs.c.state == JobState.WAITING)
-        .where(_is_due(now))
-        .order_by(*([jobs.c.claimed_at.asc().nulls_first()] if rested_first else []), *rank)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
+    which = {"kind": kind, "lane": lane, "now": now, "limit": limit, "horizon": now + LONGEST_DELAY}
+    due: Sequence[Row[Any]] = conn.execute(_DUE_FIRST[first], which).all()
     if retries_alone and any(row.attempts for row in due):
         fresh = [row for row in due if not row.attempts]
         due = due[:1] if due[0].attempts else fresh
-    claimed = []
-    for row in due:
-        token = str(uuid.uuid4())
-        _move(
-            conn,
-            row.id,
-            JobEvent.CLAIM,
-            now,
-            values={
-                "attempts": row.attempts + 1,
-                "lease_token": token,
-                "lease_until": now + timedelta(seconds=lease_s),
-                "owner": owner,
-                "claimed_at": now,
-            },
-            detail=owner,
-        )
-        claimed.append(_claimed(row, token, now))
-    return claimed
+    if not due:
+        return []
+    due = sorted(due, key=lambda row: (row.priority, row.id))
+    tokens = [str(uuid.uuid4()) for _ in due]
+    _move_all(
+        conn,
+        JobEvent.CLAIM,
+        now,
+        [
+            _Move(
+                row.id,
+                {
+                    "attempts": row.attempts + 1,
+                    "lease_token": token,
+                    "lease_until": now + timedelta(seconds=lease_s),
+                    "owner": owner,
+                    "claimed_at": now,
+                },
+                detail=owner,
+            )
+            for row, token in zip(due, tokens, strict=True)
+        ],
+    )
+    return [_claimed(row, token, now) for row, token in zip(due, tokens, strict=True)]
 
 
 def next_due(conn: Connection, kind: JobKind, lane: str, now: datetime) -> datetime | None:
     """When the next waiting job of a lane may be claimed, `now` if one may be; None if nothing waits."""
-    waiting = (jobs.c.kind == kind, jobs.c.lane == lane, jobs.c.state == JobState.WAITING)
-    if conn.scalar(select(jobs.c.id).where(*waiting, _is_due(now)).limit(1)) is not None:
+    which = {"kind": kind, "lane": lane, "now": now, "horizon": now + LONGEST_DELAY}
+    if conn.scalar(_ANY_DUE, which) is not None:
         return now
-    later: datetime | None = conn.scalar(select(func.min(jobs.c.not_before)).where(*waiting))
+    later: datetime | None = conn.scalar(_NEXT_TIME, {"kind": kind, "lane": lane})
     return later
 
 
@@ -160,11 +211,6 @@ def unfinished_lanes(conn: Connection) -> list[tuple[JobKind, str]]:
     alive = (JobState.HELD, JobState.WAITING, JobState.RUNNING)
     rows = conn.execute(select(jobs.c.kind, jobs.c.lane).where(jobs.c.state.in_(alive)).distinct())
     return [(JobKind(kind), lane) for kind, lane in rows]
-
-
-def _is_due(now: datetime) -> ColumnElement[bool]:
-    # A time further away than any delay we set was written before the clock was set back.
-    return or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now, jobs.c.not_before > now + LONGEST_DELAY)
 
 
 def renew(conn: Connection, claimed: Sequence[ClaimedJob], until: datetime) -> None:
@@ -219,8 +265,17 @@ def mend_waits(conn: Connection, now: datetime) -> int:
 
 def finish(conn: Connection, job: ClaimedJob, now: datetime, detail: str | None = None) -> None:
     """The work is done; its effects are in the same transaction."""
+    finish_all(conn, [(job, detail)], now)
+
+
+def finish_all(conn: Connection, ended: Sequence[tuple[ClaimedJob, str | None]], now: datetime) -> None:
+    """The work of these jobs is done, each with its detail; as `finish`, in two statements.
+
+    Raises StaleLease if one of them is not in our hands any more; the caller has to undo the others then.
+    """
     values = {"error_code": None, "error_text": None, "ended_at": now}
-    _move(conn, job.id, JobEvent.FINISH, now, token=job.lease_token, values=values, detail=detail)
+    moves = [_Move(job.id, values, job.lease_token, detail) for job, detail in ended]
+    _move_all(conn, JobEvent.FINISH, now, moves)
 
 
 def retry(
@@ -345,6 +400,17 @@ def revive(conn: Connection, job_id: int, now: datetime, by: str) -> None:
     _move(conn, job_id, JobEvent.REVIVE, now, values=values, detail=by)
 
 
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """One job on its way from state to state, and what changes with it."""
+
+    job_id: int
+    values: Mapping[str, Any] = field(default_factory=dict)
+    token: str | None = None
+    """The lease under which it is in our hands; None if the change is not the holder's."""
+    detail: str | None = None
+
+
 def _move(
     conn: Connection,
     job_id: int,
@@ -356,22 +422,56 @@ def _move(
     detail: str | None = None,
 ) -> None:
     """Change one job if its state, and its lease where one is given, are still what we think."""
+    _move_all(conn, event, now, [_Move(job_id, values, token, detail)])
+
+
+def _move_all(conn: Connection, event: JobEvent, now: datetime, moves: Sequence[_Move]) -> None:
+    """Change jobs alike: the same event and the same columns, with a lease for all or for none."""
+    change = _change(event, tuple(moves[0].values), leased=moves[0].token is not None)
+    changed = conn.execute(
+        change,
+        [
+            {"job": move.job_id, "lease": move.token, "now": now}
+            | {f"new_{column}": value for column, value in move.values.items()}
+            for move in moves
+        ],
+    ).rowcount
+    if changed != len(moves):
+        _explain(conn, moves, event)
+    after = next_state(states_before(event)[0], event)
+    conn.execute(
+        _ADD_EVENT,
+        [
+            {"job_id": move.job_id, "at": now, "event": event, "state": after, "detail": move.detail}
+            for move in moves
+        ],
+    )
+
+
+@lru_cache
+def _change(event: JobEvent, columns: tuple[str, ...], *, leased: bool) -> Update:
     before = states_before(event)
     after = next_state(before[0], event)
-    change = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(before))
-    if token is not None:
-        change = change.where(jobs.c.lease_token == token)
+    change = update(jobs).where(
+        jobs.c.id == bindparam("job"), or_(*(jobs.c.state == state for state in before))
+    )
+    if leased:
+        change = change.where(jobs.c.lease_token == bindparam("lease"))
     lease_ends = {} if after is JobState.RUNNING else {"lease_token": None, "lease_until": None}
-    if conn.execute(change.values(state=after, changed_at=now, **lease_ends, **values)).rowcount != 1:
-        _explain(conn, job_id, event, token)
-    conn.execute(insert(job_events).values(job_id=job_id, at=now, event=event, state=after, detail=detail))
+    new: dict[str, Any] = {"state": after, "changed_at": bindparam("now")}
+    new |= {column: bindparam(f"new_{column}") for column in columns}
+    return change.values(new | lease_ends)
 
 
-def _explain(conn: Connection, job_id: int, event: JobEvent, token: str | None) -> None:
+def _explain(conn: Connection, moves: Sequence[_Move], event: JobEvent) -> None:
+    """Say why a job did not move, where it is one; of several some did, and only the caller can tell."""
+    if len(moves) > 1:
+        raise StaleLease(f"one of {len(moves)} jobs cannot {event} any more")
+    job_id = moves[0].job_id
     state = conn.scalar(select(jobs.c.state).where(jobs.c.id == job_id))
     if state is None:
         raise NoSuchJob(f"job {job_id}; `emode jobs list` shows what there is")
-    if token is not None:
+    if moves[0].token is not None:
         raise StaleLease(f"job {job_id} is {state} by now")
     raise IllegalTransition(f"job {job_id} is {state} and cannot {event}")
 

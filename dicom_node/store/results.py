@@ -6,9 +6,10 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Update, bindparam, insert, or_, select, update
 
 from dicom_node.core.delivery import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState
 from dicom_node.core.errors import IllegalTransition
@@ -57,6 +58,22 @@ class KnownResult:
     purged_at: datetime | None
 
 
+# Statements of the hot ways are built once: SQLAlchemy takes longer to build one than SQLite to run it.
+_PARCELS = (
+    select(
+        deliveries.c.id,
+        deliveries.c.state,
+        results.c.sop_instance_uid,
+        results.c.sop_class_uid,
+        results.c.series_instance_uid,
+        results.c.digest,
+        results.c.study_instance_uid,
+        deliveries.c.accepted_at,
+        results.c.purged_at,
+    )
+    .join(results, results.c.id == deliveries.c.result_id)
+    .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
+)
 _NAMES_RESULT = Ready(select(results.c.id).where(results.c.sop_instance_uid == bindparam("uid")))
 _KNOWN_RESULT = select(results).where(results.c.sop_instance_uid == bindparam("uid"))
 
@@ -141,21 +158,7 @@ def add_delivery(conn: Connection, result_id: int, destination: str) -> int | No
 
 def load_parcels(conn: Connection, delivery_ids: list[int]) -> dict[int, Parcel]:
     """The parcels of these deliveries, by delivery."""
-    rows = conn.execute(
-        select(
-            deliveries.c.id,
-            deliveries.c.state,
-            results.c.sop_instance_uid,
-            results.c.sop_class_uid,
-            results.c.series_instance_uid,
-            results.c.digest,
-            results.c.study_instance_uid,
-            deliveries.c.accepted_at,
-            results.c.purged_at,
-        )
-        .join(results, results.c.id == deliveries.c.result_id)
-        .where(deliveries.c.id.in_(delivery_ids))
-    )
+    rows = conn.execute(_PARCELS, {"ids": delivery_ids})
     return {
         row.id: Parcel(
             row.id,
@@ -179,16 +182,38 @@ def delivery_state(conn: Connection, delivery_id: int) -> DeliveryState:
 
 def move_delivery(conn: Connection, delivery_id: int, event: DeliveryEvent, **values: Any) -> None:
     """Change a delivery as the table allows, or raise IllegalTransition."""
-    for (before, known), after in DELIVERY_TRANSITIONS.items():
-        if known is event:
-            change = (
-                update(deliveries)
-                .where(deliveries.c.id == delivery_id, deliveries.c.state == before)
-                .values(state=after, **values)
-            )
-            if conn.execute(change).rowcount == 1:
-                return
-    raise IllegalTransition(f"delivery {delivery_id} cannot {event}")
+    move_deliveries(conn, event, {delivery_id: values})
+
+
+def move_deliveries(conn: Connection, event: DeliveryEvent, moves: Mapping[int, Mapping[str, Any]]) -> None:
+    """Change deliveries alike, in one statement: each its own values of the same columns.
+
+    Raises IllegalTransition if the table does not allow it for one of them; the caller has to undo the rest.
+    """
+    columns = tuple(next(iter(moves.values())))
+    rows = [
+        {"delivery": delivery_id} | {f"new_{column}": value for column, value in values.items()}
+        for delivery_id, values in moves.items()
+    ]
+    if conn.execute(_change(event, columns), rows).rowcount != len(moves):
+        named = f"delivery {next(iter(moves))}" if len(moves) == 1 else f"one of {len(moves)} deliveries"
+        raise IllegalTransition(f"{named} cannot {event}")
+
+
+@lru_cache
+def _change(event: DeliveryEvent, columns: tuple[str, ...]) -> Update:
+    """Built once; each event leads to one state, wherever it comes from."""
+    before = [state for state, known in DELIVERY_TRANSITIONS if known is event]
+    return (
+        update(deliveries)
+        .where(
+            deliveries.c.id == bindparam("delivery"), or_(*(deliveries.c.state == state for state in before))
+        )
+        .values(
+            {"state": DELIVERY_TRANSITIONS[before[0], event]}
+            | {column: bindparam(f"new_{column}") for column in columns}
+        )
+    )
 
 
 def is_result(conn: Connection, digest: str) -> bool:

@@ -1,25 +1,23 @@
-"""Deliver and confirm, with a word to the audit trail: what left, where to, what is proven."""
+"""What the audit trail is told of deliveries: what left, where to, what is proven; many in one record.
+
+PS3.15 A.5.3.6 ("DICOM Instances Transferred") is about the end of a transfer of instances of a study, however
+many they were: what goes over one association is told when that ends.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 
 from dicom_node.core.delivery import DeliveryState
-from dicom_node.core.errors import StoreBusy
 from dicom_node.network.audit import studies_of
 from dicom_node.network.requestor import RemoteAE
-from dicom_node.store.database import Database
-from dicom_node.store.jobs import ClaimedJob
-from dicom_node.store.results import Parcel, load_parcels
+from dicom_node.store.results import Parcel
 from dicom_node.telemetry.audit_message import Actor, AuditEvent, AuditKind, Outcome, Part
 from dicom_node.telemetry.audit_trail import AuditTrail
-from dicom_node.work.loop import Handler
-from dicom_node.work.loop import Outcome as JobOutcome
+from dicom_node.work.outcome import Kept
 
 _TOLD: dict[DeliveryState, tuple[AuditKind, Outcome]] = {
     DeliveryState.ACCEPTED: (AuditKind.INSTANCES_DELIVERED, Outcome.SUCCESS),
@@ -27,60 +25,76 @@ _TOLD: dict[DeliveryState, tuple[AuditKind, Outcome]] = {
     DeliveryState.PARKED: (AuditKind.DELIVERY_REFUSED, Outcome.SERIOUS),
 }
 
+_TELL_AFTER = 500
+"""Results after which it is told what ended so far; an association may stay open for minutes."""
 
-@dataclass(frozen=True, slots=True)
-class Audited:
-    """A handler for jobs of one destination, audited by what the table says before and after each batch."""
+_TELL_EVERY = timedelta(seconds=10)
 
-    handler: Handler
-    remote: RemoteAE
-    database: Database
-    trail: AuditTrail
-    clock: Callable[[], datetime]
-    sends: bool
-    """True for deliver jobs: the beginning of the transfer is recorded too."""
-    _open: dict[int, Parcel] = field(default_factory=dict)
-    """Parcels of the latest batch that had not moved at its end, as they were: the loop commits its last
-    outcomes after the handler is closed."""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[JobOutcome]:
-        """Run the handler; one record for each kind of end, with its studies."""
-        self.catch_up()
-        with self._lock:
-            self._open.clear()  # the batch before is committed by now; what is still open did not end in it
-        before = self._parcels([job.delivery_id for job in claimed if job.delivery_id])
-        if self.sends:
-            waiting = [p for p in before.values() if p.state is DeliveryState.QUEUED]
-            self._tell(AuditKind.DELIVERY_BEGUN, waiting, Outcome.SUCCESS)
-        try:
-            yield from self.handler(claimed)
-        finally:
-            with self._lock:
-                self._open.update(before)
-            self.catch_up()
+class DeliveryAudit:
+    """Hears of one lane's deliveries, from any thread, and tells the trail when the lane rests."""
 
-    def catch_up(self) -> None:
-        """Tell what of the latest batch has ended since it was last looked at; from any thread."""
-        with self._lock:
-            after = self._parcels(list(self._open)) if self._open else {}
-            moved = [p for p in after.values() if p.state is not self._open[p.delivery_id].state]
-            for parcel in moved:
-                del self._open[parcel.delivery_id]
-            for state, (kind, outcome) in _TOLD.items():
-                self._tell(kind, [p for p in moved if p.state is state], outcome)
+    def __init__(
+        self, remote: RemoteAE, trail: AuditTrail, clock: Callable[[], datetime], kept: Kept
+    ) -> None:
+        """Tell `trail` what goes to `remote` or is proven there.
 
-    def _parcels(self, deliveries: list[int]) -> dict[int, Parcel]:
-        # A database that is busy is no reason not to deliver.
-        with suppress(StoreBusy), self.database.read() as conn:
-            return load_parcels(conn, deliveries)
-        return {}
-
-    def _tell(self, kind: AuditKind, parcels: Sequence[Parcel], outcome: Outcome) -> None:
-        actors = (
-            Actor(self.remote.calling_ae_title, Part.SOURCE, requestor=True, also="courier"),
-            Actor(self.remote.ae_title, Part.DESTINATION, address=self.remote.host, also=self.remote.name),
+        kept  what the lane keeps open: as long as it is open, what ends belongs together.
+        """
+        self._trail = trail
+        self._clock = clock
+        self._kept = kept
+        self._actors = (
+            Actor(remote.calling_ae_title, Part.SOURCE, requestor=True, also="courier"),
+            Actor(remote.ae_title, Part.DESTINATION, address=remote.host, also=remote.name),
         )
-        counts = Counter((p.study_instance_uid, p.sop_class_uid) for p in parcels)
+        self._lock = threading.Lock()
+        self._ended: dict[DeliveryState, Counter[tuple[str, str]]] = {}
+        """What is to be told: (study, SOP class) -> results."""
+        self._since: datetime | None = None
+
+    def begun(self, parcels: Iterable[Parcel]) -> None:
+        """These are about to be sent."""
+        self._record(AuditKind.DELIVERY_BEGUN, _counted(parcels), Outcome.SUCCESS)
+
+    def ended(self, moved: Sequence[tuple[Parcel, DeliveryState]]) -> None:
+        """These have come to another state, and that is committed."""
+        now = self._clock()
+        with self._lock:
+            for state in _TOLD:
+                some = _counted(parcel for parcel, reached in moved if reached is state)
+                if some:
+                    self._ended.setdefault(state, Counter()).update(some)
+                    self._since = self._since or now
+            count = sum(some.total() for some in self._ended.values())
+            urgent = DeliveryState.PARKED in self._ended or count >= _TELL_AFTER
+            long_ago = self._since is not None and not timedelta() <= now - self._since < _TELL_EVERY
+        if urgent or long_ago:
+            self.tell()
+
+    def tell(self) -> None:
+        """Record what has ended."""
+        with self._lock:
+            ended, self._ended, self._since = self._ended, {}, None
+        for state, (kind, outcome) in _TOLD.items():
+            self._record(kind, ended.get(state, Counter()), outcome)
+
+    def rest(self) -> float:
+        """As `Kept`; what is no longer kept has been told of."""
+        left_s = self._kept.rest()
+        if left_s == float("inf"):
+            self.tell()
+        return left_s
+
+    def close(self) -> None:
+        """As `Kept`."""
+        self._kept.close()
+        self.tell()
+
+    def _record(self, kind: AuditKind, counts: Counter[tuple[str, str]], outcome: Outcome) -> None:
         for study in studies_of(counts):
-            self.trail.record(AuditEvent(kind, self.clock(), actors, (study,), outcome))
+            self._trail.record(AuditEvent(kind, self._clock(), self._actors, (study,), outcome))
+
+
+def _counted(parcels: Iterable[Parcel]) -> Counter[tuple[str, str]]:
+    return Counter((parcel.study_instance_uid, parcel.sop_class_uid) for parcel in parcels)

@@ -45,7 +45,7 @@ from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.process import Bells
 from dicom_node.store.results import Parcel
 from dicom_node.work.confirm import still_unproven
-from dicom_node.work.loop import Outcome, Wait
+from dicom_node.work.outcome import Outcome, Wait
 from dicom_node.work.proof import Proof
 
 log = logging.getLogger(__name__)

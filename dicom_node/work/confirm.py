@@ -13,7 +13,7 @@ from dicom_node.core.errors import NodeError, NotInArchive
 from dicom_node.store.database import Database
 from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.results import Parcel, load_parcels
-from dicom_node.work.loop import Outcome
+from dicom_node.work.outcome import Outcome
 from dicom_node.work.proof import Proof
 
 _INDEXED_WITHIN = timedelta(minutes=1)

@@ -14,14 +14,15 @@ from dicom_node.core import faults
 from dicom_node.core.delivery import DeliveryEvent, DeliveryState
 from dicom_node.core.errors import FilePurged, Postponed
 from dicom_node.core.job import JobKind
+from dicom_node.network.line import Line
 from dicom_node.network.requestor import RemoteAE
-from dicom_node.network.scu import Outgoing, Sent, send
+from dicom_node.network.scu import Outgoing, Sent, send_over
 from dicom_node.store.database import Database
 from dicom_node.store.files import Layout
-from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue
+from dicom_node.store.jobs import ClaimedJob, NewJob
 from dicom_node.store.results import Parcel, load_parcels, move_delivery
 from dicom_node.store.retention import purged_words
-from dicom_node.work.loop import Outcome
+from dicom_node.work.outcome import Moved, Outcome
 
 CONFIRM_ATTEMPTS = 20
 """Questions before giving up: with doubling delays up to an hour, about nine hours of a silent archive."""
@@ -35,6 +36,8 @@ class Archive:
     confirm: bool
     confirm_delay_s: float
     max_attempts: int
+    linger_s: float = 0.0
+    """Seconds that an association with it stays open after its last use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,12 @@ class Deliver:
     """Handler for deliver jobs of one destination."""
 
     archive: Archive
+    line: Line
+    """To the archive; what is kept open on it is let go of by the lane."""
     database: Database
     layout: Layout
+    begun: Callable[[Sequence[Parcel]], None]
+    """Hears what is about to be sent."""
     stopping: Callable[[], bool]
     """True once the process is to end: what was not begun is left for the next start."""
 
@@ -63,6 +70,7 @@ class Deliver:
                 yield Outcome(job, detail=f"already {parcel.state}", asked=False)
         if not waiting:
             return
+        self.begun([parcel for _, parcel in waiting])
         items = [
             Outgoing(
                 path=self.layout.result(parcel.digest),
@@ -72,7 +80,7 @@ class Deliver:
             )
             for _, parcel in waiting
         ]
-        sending = send(self.archive.remote, items)
+        sending = send_over(self.line, items)
         with closing(sending):
             for number, (job, parcel) in enumerate(waiting):
                 if self.stopping():
@@ -89,20 +97,17 @@ class Deliver:
         def park(conn: Connection, now: datetime) -> None:
             move_delivery(conn, parcel.delivery_id, DeliveryEvent.REFUSE, words=words)
 
-        return Outcome(job, error=FilePurged(words), on_failure=park)
+        return Outcome(job, error=FilePurged(words), on_failure=park, parcel=parcel)
 
     def _outcome(self, job: ClaimedJob, parcel: Parcel, sent: Sent) -> Outcome:
-        def accept(conn: Connection, now: datetime) -> None:
-            move_delivery(
-                conn,
-                parcel.delivery_id,
-                DeliveryEvent.STORE,
-                status=sent.status,
-                words=sent.words,
-                accepted_at=now,
-            )
-            if self.archive.confirm:
-                enqueue(conn, _confirm_job(job, now + timedelta(seconds=self.archive.confirm_delay_s)), now)
+        accepted = Moved(
+            parcel.delivery_id,
+            DeliveryEvent.STORE,
+            "accepted_at",
+            {"status": sent.status, "words": sent.words},
+            then=_confirm_job(job) if self.archive.confirm else None,
+            then_after=timedelta(seconds=self.archive.confirm_delay_s),
+        )
 
         def park(conn: Connection, now: datetime) -> None:
             move_delivery(
@@ -112,14 +117,15 @@ class Deliver:
         return Outcome(
             job,
             error=sent.error,
-            effect=accept,
+            effect=accepted,
             on_failure=park,
             detail=sent.words,
+            parcel=parcel,
             rings=((JobKind.CONFIRM, job.lane),) if self.archive.confirm else (),
         )
 
 
-def _confirm_job(job: ClaimedJob, not_before: datetime) -> NewJob:
+def _confirm_job(job: ClaimedJob) -> NewJob:
     return NewJob(
         kind=JobKind.CONFIRM,
         lane=job.lane,
@@ -128,5 +134,4 @@ def _confirm_job(job: ClaimedJob, not_before: datetime) -> NewJob:
         image_id=job.image_id,
         delivery_id=job.delivery_id,
         max_attempts=CONFIRM_ATTEMPTS,
-        not_before=not_before,
     )

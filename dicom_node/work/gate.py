@@ -42,13 +42,16 @@ class Gate:
     _draw: Callable[[], float] = field(default=random.SystemRandom().random)
     _heard: NodeError | None = None
 
-    def allows(self, conn: Connection, now: datetime) -> int | None:
+    def load(self, conn: Connection) -> Breaker:
+        """The breaker as it is now, for the questions below."""
+        return load_breaker(conn, self.destination)
+
+    def allows(self, conn: Connection, breaker: Breaker, now: datetime) -> int | None:
         """Most jobs that may be claimed; None is no limit.
 
         Asked only while nothing of this lane is out: a trial of this lane that still stands in the table
         ended without a verdict, in this process or in one that was killed.
         """
-        breaker = load_breaker(conn, self.destination)
         if breaker.state is BreakerState.CLOSED:
             return None
         if breaker.state is BreakerState.HALF_OPEN and breaker.kind is not self.kind:
@@ -58,19 +61,20 @@ class Gate:
             return 0
         return 1 if breaker.may_try(self.policy, now) else 0
 
+    def is_stale_trial(self, breaker: Breaker) -> bool:
+        """Is there a trial of this lane that left no verdict? Asked as `allows` is."""
+        return breaker.state is BreakerState.HALF_OPEN and breaker.kind is self.kind
+
     def tidy(self) -> None:
-        """Put an end to a trial of this lane that left no verdict; asked as `allows` is."""
-        with self.database.read() as conn:
-            if not self._stale_trial(load_breaker(conn, self.destination)):
-                return
+        """Put an end to it."""
         with self.database.write() as conn:
             breaker = load_breaker(conn, self.destination)
-            if self._stale_trial(breaker):
+            if self.is_stale_trial(breaker):
                 save_breaker(conn, self.destination, undecided(breaker))
 
     def begin_trial(self, conn: Connection) -> None:
         """What was claimed under a limit goes out now; in the transaction that claims it."""
-        save_breaker(conn, self.destination, tried(load_breaker(conn, self.destination), self.kind))
+        save_breaker(conn, self.destination, tried(self.load(conn), self.kind))
 
     def hear(self, error: NodeError | None) -> bool:
         """A job that asked the destination has ended; must the rest of its batch wait?
@@ -106,9 +110,6 @@ class Gate:
         return failed(
             breaker, self.kind, self.policy, now, self._draw(), code=error.code, text=error.for_operators
         )
-
-    def _stale_trial(self, breaker: Breaker) -> bool:
-        return breaker.state is BreakerState.HALF_OPEN and breaker.kind is self.kind
 
     def _report(self, before: Breaker, after: Breaker, now: datetime) -> None:
         fields = {

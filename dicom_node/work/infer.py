@@ -34,7 +34,6 @@ from dicom_node.store.results import (
     link_result,
 )
 from dicom_node.store.retention import purged_words
-from dicom_node.work.loop import Effect, Outcome
 from dicom_node.work.make import (
     Appearance,
     Elastogram,
@@ -45,6 +44,7 @@ from dicom_node.work.make import (
     leave_unfamiliar,
     make_results,
 )
+from dicom_node.work.outcome import Effect, Outcome
 from dicom_node.work.pulse import Pulse
 
 

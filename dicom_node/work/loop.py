@@ -3,92 +3,41 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection
-
-from dicom_node.core import faults
-from dicom_node.core.errors import (
-    IllegalTransition,
-    NodeError,
-    NodeInTrouble,
-    NotTried,
-    Says,
-    StaleLease,
-    StoreBusy,
-)
-from dicom_node.core.job import JobKind, RetryPolicy, retry_at
+from dicom_node.core.errors import NodeError, NodeInTrouble, NotTried, Says, StoreBusy
+from dicom_node.core.job import JobKind, RetryPolicy
 from dicom_node.store import jobs as queue
 from dicom_node.store.database import Database
 from dicom_node.store.jobs import ClaimedJob
 from dicom_node.store.process import Bells
 from dicom_node.store.recovery import take_back
 from dicom_node.telemetry.log import where
+from dicom_node.work.ends import Ends
 from dicom_node.work.gate import Gate
+from dicom_node.work.outcome import Handler, Kept, NothingKept, Outcome, Told
 from dicom_node.work.pulse import Pulse
+from dicom_node.work.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
 _LEASE_S = 120.0  # several times what a busy database may take, so that a renewal is never too late
 _RENEW_EVERY_S = 10.0
 _LOOK_EVERY_S = 1.0
-_TROUBLE_PAUSE_S = 10.0
 _FAILURES_BEFORE_A_FRESH_PROCESS = 3
-
-Effect = Callable[[Connection, datetime], None]
+_OLDEST_EVERY = 4
+"""One of so many claims is by age alone, so that urgent work without end keeps nothing waiting for ever."""
 
 
 class UnexpectedFailure(NodeError):
     """The program met something it was not written for."""
 
     permanent = False
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Not an end: somebody outside has the next word, and whoever hears it wakes the job.
-
-    until    when to look again if nobody does.
-    counted  False if nothing was done this time: the attempt is given back.
-    """
-
-    until: datetime
-    counted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one job ended.
-
-    effect  what the end changes besides the job; committed with it, or not at all.
-    error   None if the work is done. With a permanent error, or the last attempt, the job fails.
-    on_failure  what a final failure changes besides the job.
-    """
-
-    job: ClaimedJob
-    error: NodeError | None = None
-    effect: Effect | None = None
-    on_failure: Effect | None = None
-    detail: str | None = None
-    rings: tuple[tuple[JobKind, str], ...] = ()
-    """(kind, lane) that have work once this is committed."""
-    asked: bool = True
-    """False if the job ended without a word to its destination."""
-    wait: Wait | None = None
-    """Set if the job has not ended."""
-    came: Callable[[Connection], bool] | None = None
-    """Is what the job waits for there by now? Asked in the transaction that puts the job back, so that
-    what came while it ran is not slept through."""
-
-
-Handler = Callable[[Sequence[ClaimedJob]], Iterator[Outcome]]
-"""Yields one outcome for each job; may be closed before its end, and what is left is then put back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +53,9 @@ class Lane:
     retries_alone: bool = False
     pulse: Pulse = field(default_factory=Pulse, compare=False)
     """Beaten at the start of a batch and at each outcome; a handler that takes long beats it in between."""
+    kept: Kept = field(default_factory=NothingKept, compare=False)
+    """What its handler keeps open between batches."""
+    told: Told = field(default=lambda moved: None, compare=False)
 
 
 _P = ParamSpec("_P")
@@ -171,10 +123,14 @@ class WorkLoop:
         self._last_end = last_end
         self._stop = threading.Event()
         self._database_is_busy = False
-        self._draw = random.SystemRandom().random
         self._failures_in_a_row = 0
         self._nothing: tuple[int | None, datetime, datetime | None] | None = None
         """The last look, if it found nothing due: version of the database, time, when something will be."""
+        self._claims = 0
+        self._open: dict[int, ClaimedJob] = {}
+        """Claimed jobs whose end is not committed."""
+        self._ends = Ends(lane.policy, database, bells, lane.told)
+        self._recorder = Recorder(self._end_well)
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; the batch in hand is ended first."""
@@ -191,7 +147,9 @@ class WorkLoop:
                 self._note_database(error)
                 pause_s = _LOOK_EVERY_S
             if pause_s > 0:
-                self._bell.wait(pause_s)
+                self._bell.wait(min(pause_s, self._lane.kept.rest()))
+        self._lane.kept.close()
+        self._recorder.close()
         self._bell.close()
 
     def _step(self) -> float:
@@ -201,12 +159,15 @@ class WorkLoop:
         version, now = self._database.version(), self._clock()
         if self._is_still_nothing(version, now):
             return _LOOK_EVERY_S
-        if self._gate is not None:
-            self._gate.tidy()
         # A look that takes no lock comes first, since mostly there is nothing.
         with self._database.read() as conn:
-            if self._gate is not None and self._gate.allows(conn, now) == 0:
-                return _LOOK_EVERY_S
+            if self._gate is not None:
+                breaker = self._gate.load(conn)
+                if self._gate.is_stale_trial(breaker):
+                    self._gate.tidy()
+                    return 0.0
+                if self._gate.allows(conn, breaker, now) == 0:
+                    return _LOOK_EVERY_S
             due = queue.next_due(conn, self._lane.kind, self._lane.name, now)
         if due is None or due > now:
             self._nothing = version, now, due
@@ -256,7 +217,7 @@ class WorkLoop:
     def _claim(self, now: datetime) -> list[ClaimedJob]:
         lane = self._lane
         with self._database.write() as conn:
-            limit = None if self._gate is None else self._gate.allows(conn, now)
+            limit = None if self._gate is None else self._gate.allows(conn, self._gate.load(conn), now)
             claimed = queue.claim(
                 conn,
                 lane.kind,
@@ -266,38 +227,53 @@ class WorkLoop:
                 lease_s=_LEASE_S,
                 now=now,
                 retries_alone=lane.retries_alone,
-                rested_first=limit is not None,
+                first=self._turn(is_trial=limit is not None),
             )
             if claimed and limit is not None and self._gate is not None:
                 self._gate.begin_trial(conn)
-            return claimed
+        self._claims += bool(claimed)
+        return claimed
+
+    def _turn(self, *, is_trial: bool) -> queue.First:
+        if is_trial:
+            return queue.First.RESTED
+        return queue.First.OLDEST if self._claims % _OLDEST_EVERY == _OLDEST_EVERY - 1 else queue.First.URGENT
 
     def _work(self, claimed: list[ClaimedJob]) -> None:
-        open_jobs = {job.id: job for job in claimed}
+        self._open = {job.id: job for job in claimed}
         done = threading.Event()
         self._lane.pulse.step()
         keeper = threading.Thread(target=self._keep, args=(claimed, done), daemon=True)
         keeper.start()
         try:
-            outcomes = self._handler(claimed)
-            for outcome in outcomes:
-                must_wait = self._hear(outcome)
-                others = [job for job in claimed if job.id in open_jobs and job.id != outcome.job.id]
-                ended = [outcome, *self._that_end_with(outcome, outcomes, others, must_wait=must_wait)]
-                self._end(ended, behind_the_gate=must_wait)
-                self._lane.pulse.step()
-                for one in ended:
-                    open_jobs.pop(one.job.id, None)
+            try:
+                self._work_through(claimed)
+            finally:
+                self._recorder.flush()
             self._failures_in_a_row = 0
         except Exception as error:  # noqa: BLE001
             # Whatever it was, the jobs must not stay running.
             failure = self._failure(error)
-            self._end([Outcome(job, error=failure) for job in open_jobs.values()])
+            self._end([Outcome(job, error=failure) for job in self._open.values()])
             if self._failures_in_a_row >= _FAILURES_BEFORE_A_FRESH_PROCESS:
                 self._on_hang(claimed)
         finally:
             done.set()
             keeper.join()
+
+    def _work_through(self, claimed: list[ClaimedJob]) -> None:
+        outcomes = self._handler(claimed)
+        for outcome in outcomes:
+            # A lone job's end has nobody to wait for.
+            if outcome.can_be_gathered and len(claimed) > 1:
+                self._recorder.take(outcome)
+            else:
+                self._recorder.flush()  # what ended before is heard before
+                must_wait = self._hear(outcome)
+                others = [job for job in self._open.values() if job.id != outcome.job.id]
+                ended = [outcome, *self._that_end_with(outcome, outcomes, others, must_wait=must_wait)]
+                self._end(ended, behind_the_gate=must_wait)
+            self._lane.pulse.step()
 
     def _that_end_with(
         self, outcome: Outcome, outcomes: Iterator[Outcome], others: list[ClaimedJob], *, must_wait: bool
@@ -351,106 +327,14 @@ class WorkLoop:
 
     @_patiently
     def _end(self, outcomes: Sequence[Outcome], *, behind_the_gate: bool = False) -> None:
-        """Commit how jobs ended; behind the gate it costs no attempt, and the gate says when they are due."""
-        now = self._clock()
-        ended: list[tuple[Outcome, str, datetime | None]] = []
-        with self._database.write() as conn:
-            for outcome in outcomes:
-                try:
-                    with conn.begin_nested():
-                        words, again = self._record(conn, outcome, now, behind_the_gate=behind_the_gate)
-                    ended.append((outcome, words, again))
-                except StaleLease:
-                    log.warning(
-                        "job was taken away", extra={"action": "stale-lease", **_job_fields(outcome.job)}
-                    )
-                except IllegalTransition as error:
-                    # What the job was to change is further on already: another job for the same delivery, or
-                    # a person, was first. Its neighbours must not pay for that.
-                    queue.finish(conn, outcome.job, now, str(error))
-                    ended.append((replace(outcome, error=None, wait=None), "job was overtaken", None))
-        for kind, lane in {ring for outcome, _, _ in ended for ring in outcome.rings}:
-            self._bells.ring(kind, lane)
-        for outcome, words, again in ended:
-            job = outcome.job
-            faults.step(f"{job.kind}.committed")
-            # An outage is one event, and the gate has reported it.
-            severity = logging.DEBUG if behind_the_gate else logging.WARNING
-            log.log(
-                logging.INFO if outcome.error is None else severity,
-                words,
-                extra={
-                    "action": words.replace(" ", "-"),
-                    "code": outcome.error.code if outcome.error else None,
-                    "next_try": again.isoformat(timespec="seconds") if again else None,
-                    "seconds": (now - outcome.job.claimed_at).total_seconds(),
-                    **_job_fields(outcome.job),
-                },
-            )
+        """Commit how jobs ended."""
+        self._ends.write(outcomes, self._clock(), behind_the_gate=behind_the_gate)
+        for outcome in outcomes:
+            self._open.pop(outcome.job.id, None)
 
-    def _record(
-        self, conn: Connection, outcome: Outcome, now: datetime, *, behind_the_gate: bool
-    ) -> tuple[str, datetime | None]:
-        """Write one end down; return it in words, and when the job is tried again if it is."""
-        job, error = outcome.job, outcome.error
-        again: datetime | None = None
-        if outcome.wait is not None:
-            again = self._unless_there(outcome, outcome.wait.until, conn)
-            queue.postpone(
-                conn,
-                job,
-                now,
-                until=again,
-                counted=outcome.wait.counted,
-                text=outcome.detail or "",
-            )
-            words = "job waits"
-        elif error is None:
-            queue.finish(conn, job, now, outcome.detail)
-            _apply(outcome.effect, conn, now)
-            words = "job finished"
-        elif (again := now if behind_the_gate else self._again(job, error, now)) is None:
-            queue.fail(conn, job, now, code=error.code, text=error.for_operators)
-            _apply(outcome.on_failure, conn, now)
-            words = "job failed"
-        else:
-            again = self._unless_there(outcome, again, conn)
-            queue.retry(
-                conn,
-                job,
-                now,
-                not_before=again if again is not None and again > now else None,
-                code=error.code,
-                text=error.for_operators,
-                counted=error.counted and not behind_the_gate,
-            )
-            words = "job will be tried again"
-        faults.step(f"{job.kind}.recorded")
-        return words, again
-
-    def _unless_there(self, outcome: Outcome, again: datetime, conn: Connection) -> datetime | None:
-        """When the job is due: None, at once, if what it waits for has come."""
-        return None if outcome.came is not None and outcome.came(conn) else again
-
-    def _again(self, job: ClaimedJob, error: NodeError, now: datetime) -> datetime | None:
-        if isinstance(error, NotTried):
-            return now
-        if not error.counted:
-            return now + timedelta(seconds=_TROUBLE_PAUSE_S)
-        return retry_at(
-            permanent=error.permanent,
-            attempt=job.attempts,
-            max_attempts=job.max_attempts,
-            policy=self._lane.policy,
-            now=now,
-            draw=self._draw(),
-        )
-
-
-def _apply(effect: Effect | None, conn: Connection, now: datetime) -> None:
-    if effect is not None:
-        effect(conn, now)
-
-
-def _job_fields(job: ClaimedJob) -> dict[str, object]:
-    return {"job": job.id, "kind": job.kind.value, "lane": job.lane, "attempt": job.attempts}
+    def _end_well(self, outcomes: Sequence[Outcome]) -> None:
+        """As `_hear` and `_end`, for several that ended well: to the breaker they say the same."""
+        said = next((outcome for outcome in outcomes if outcome.asked), None)
+        if said is not None:
+            self._hear(said)
+        self._end(outcomes)

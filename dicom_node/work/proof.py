@@ -15,7 +15,7 @@ from dicom_node.store.database import Database
 from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue, times_queued
 from dicom_node.store.results import Parcel, move_delivery
 from dicom_node.work.deliver import Archive
-from dicom_node.work.loop import Effect, Outcome
+from dicom_node.work.outcome import Effect, Moved, Outcome
 
 _SEND_AT_MOST = 3
 """Times a result is sent to an archive that says success and does not keep it."""
@@ -31,10 +31,8 @@ class Proof:
     def confirmed(self, job: ClaimedJob, parcel: Parcel, by: str, words: str) -> Outcome:
         """The archive has it."""
 
-        def confirm(conn: Connection, now: datetime) -> None:
-            move_delivery(conn, parcel.delivery_id, DeliveryEvent.FIND, confirmed_at=now, confirmed_by=by)
-
-        return Outcome(job, effect=confirm, detail=words)
+        found = Moved(parcel.delivery_id, DeliveryEvent.FIND, "confirmed_at", {"confirmed_by": by})
+        return Outcome(job, effect=found, detail=words, parcel=parcel)
 
     def missing(self, job: ClaimedJob, parcel: Parcel, fact: str) -> Outcome:
         """Success was said and the instance is not there: send it again, but not for ever."""
@@ -46,6 +44,7 @@ class Proof:
                 job,
                 error=KeepsNothing(f"{words}; look into its log"),
                 on_failure=self._parked(parcel, words),
+                parcel=parcel,
             )
 
         def send_again(conn: Connection, now: datetime) -> None:
@@ -67,7 +66,7 @@ class Proof:
 
     def unproven(self, job: ClaimedJob, parcel: Parcel, error: NodeError) -> Outcome:
         """The archive did not say, or said no; where that is final, a person decides."""
-        return Outcome(job, error=error, on_failure=self._parked(parcel, str(error)))
+        return Outcome(job, error=error, on_failure=self._parked(parcel, str(error)), parcel=parcel)
 
     def _parked(self, parcel: Parcel, words: str) -> Effect:
         def park(conn: Connection, now: datetime) -> None:

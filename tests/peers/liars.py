@@ -38,6 +38,7 @@ class Liar:
         find: str = "honest",
         contexts: Sequence[Any] = (SecondaryCaptureImageStorage,),
         abort_in_data: int | None = None,
+        most: int = 10,
         port: int = 0,
     ) -> None:
         """Start at once.
@@ -45,6 +46,7 @@ class Liar:
         keeps          False: forgets what it answered success to.
         find           honest, nothing (an empty list), fails (C001), never (no answer), abort.
         abort_in_data  abort at the first byte of the data set of the C-STORE with this number.
+        most           associations that it takes at a time; it rejects others.
         """
         self._store, self._keeps, self._find = store, keeps, find
         self._abort_in_data = abort_in_data
@@ -53,12 +55,14 @@ class Liar:
         self.kept: dict[str, bytes] = {}
         """First content under each UID: an archive that never overwrites."""
         self.associations = 0
+        self.releases = 0
         self.questions = 0
         self.released = threading.Event()
         """Ends every `hang`."""
         self._commands = 0
         ae = AE(self.aet)
         ae.network_timeout = 60
+        ae.maximum_associations = most
         for context in (*contexts, StudyRootQueryRetrieveInformationModelFind, Verification):
             ae.add_supported_context(context)
         handlers = [
@@ -66,6 +70,7 @@ class Liar:
             (evt.EVT_C_FIND, self._on_find),
             (evt.EVT_C_ECHO, lambda event: 0x0000),
             (evt.EVT_ACCEPTED, self._on_accepted),
+            (evt.EVT_RELEASED, self._on_released),
             (evt.EVT_DATA_RECV, self._on_data),
         ]
         self._server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
@@ -99,6 +104,19 @@ class Liar:
 
     def _on_accepted(self, event: evt.Event) -> None:
         self.associations += 1
+
+    def _on_released(self, event: evt.Event) -> None:
+        self.releases += 1
+
+    @property
+    def open_associations(self) -> int:
+        """Associations that somebody has with it now."""
+        return len(self._server.active_associations)
+
+    def hang_up(self, *, release: bool = False) -> None:
+        """End every association, by abort or in order."""
+        for association in self._server.active_associations:
+            association.release() if release else association.abort()
 
     def _on_data(self, event: evt.Event) -> None:
         # P-DATA-TF with a fragment of a data set (PS3.8 9.3.5, E.2): the header's lowest bit is 0.
