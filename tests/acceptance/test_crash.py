@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from itertools import count
 
 import pydicom
 import pytest
@@ -67,10 +68,10 @@ def test_acknowledged_images_survive(orthanc, tmp_path, free_port, victim):
         # An image that is in hand each time the worker dies looks like one that kills it.
         inference={"max_attempts": 20},
     )
-    images = [
+    images = (  # made as they are sent: on a busy machine a process can take long to come back
         pydicom.dcmread(write(breast_still(seed=n, instance_number=n), tmp_path / f"{n}.dcm"))
-        for n in range(200)
-    ]
+        for n in count()
+    )
     node = Node(tmp_path / "node", config)
     node.fixed_port = free_port
     with node:
