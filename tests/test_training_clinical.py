@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.scoring.clinical import eb_ratio, hard_map, read, strain_ratio, tsukuba
+from training.scoring.clinical import eb_ratio, fat_ratio, hard_map, read, strain_ratio, tsukuba
 from training.scoring.regions import lesion_box, lesion_regions
 
 SIZE, SPACING = 200, 0.25
@@ -68,6 +68,18 @@ def test_strain_ratio_is_reference_over_lesion():
     ratio = strain_ratio(strain_of(LESION, 0.6, 0.2), REGIONS)
     assert ratio.value == pytest.approx(3.0)
     assert ratio.bound == ""
+
+
+def test_fat_is_the_softest_third_of_what_lies_elsewhere():
+    strain = strain_of(LESION, 0.4, 0.2)
+    rows = np.flatnonzero(REGIONS.elsewhere.any(axis=1))
+    soft = REGIONS.elsewhere & (np.arange(len(strain))[:, None] < np.percentile(rows, 34))
+    strain[soft] = 0.8
+    share = soft.sum() / REGIONS.elsewhere.sum()
+    assert 0.2 < share < 0.5
+    wanted = 0.8 if share >= 1 / 3 else (0.8 * share + 0.4 * (1 / 3 - share)) * 3
+    assert fat_ratio(strain, REGIONS).value == pytest.approx(wanted / 0.2, rel=0.02)
+    assert fat_ratio(strain_of(LESION, 0.6, 0.2), REGIONS).value == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from training.pairs.folder import Maker
+from training.scoring.stills import RATIOS
 
 _KEPT = (
     "pairs", "groups", "simulated", "mean_map_from", "agreement", "image", "lesion_box", "strain_ratio",
@@ -26,5 +27,5 @@ def kept_of_other_maker(report: dict[str, Any], maker: Maker) -> dict[str, Any]:
 def kept_of_stills(report: dict[str, Any], side: str) -> dict[str, Any]:
     """The part of an evaluation on real stills (its JSON) that the manifest repeats; no names of files."""
     kept = ("stills", "lesions", "groups", "labels", "harder", "bounds")
-    ratios = report["auc"].get("strain_ratio")
-    return {"side": side, **{key: report[key] for key in kept}, "strain_ratio_auc": ratios}
+    areas = {f"{score}_auc": report["auc"].get(score) for score in RATIOS}
+    return {"side": side, **{key: report[key] for key in kept}, **areas}

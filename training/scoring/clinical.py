@@ -21,6 +21,9 @@ CLIPPED_SHARE = 0.05
 SMALLEST = 0.5 / 255
 """Half of a stored level: mean strain below it cannot be told from none."""
 
+FAT_SHARE = 1 / 3
+"""Share of the tissue outside the lesion that is taken for fat."""
+
 HARD = 0.5
 """Hard is what strains less than this share of the reference's median."""
 
@@ -41,6 +44,7 @@ class Clinical:
     contrast: float
     """Mean strain index of the ring less that of the lesion: above 0 the lesion is harder."""
     strain_ratio: StrainRatio
+    fat_ratio: StrainRatio
     eb_ratio: float
     """Longest diameter of the lesion in B-mode over which the map is hard: E size over B size."""
     hard_share: float
@@ -55,6 +59,7 @@ def read(strain: Map, regions: LesionRegions) -> Clinical:
     return Clinical(
         contrast(strain, regions),
         strain_ratio(strain, regions),
+        fat_ratio(strain, regions),
         eb_ratio(hard, regions),
         float(hard[regions.lesion].mean()),
         tsukuba(hard, regions),
@@ -73,7 +78,20 @@ def strain_ratio(strain: Map, regions: LesionRegions) -> StrainRatio:
     CLIPPED_SHARE of the reference is clipped, or the lesion strains less than can be stored, the value
     is a lower bound; where the lesion itself is clipped, an upper one.
     """
-    inside, beside = strain[regions.lesion], strain[regions.reference]
+    return _ratio(strain[regions.lesion], strain[regions.reference])
+
+
+def fat_ratio(strain: Map, regions: LesionRegions) -> StrainRatio:
+    """The same against fat, as strain ratios are read in practice (Fischer 2011, PMID 21614749).
+
+    Nobody marked fat here. It is the softest of normal tissue, so the softest third of what lies elsewhere
+    in the frame stands for it, at whatever depth.
+    """
+    elsewhere = strain[regions.elsewhere]
+    return _ratio(strain[regions.lesion], elsewhere[elsewhere >= np.quantile(elsewhere, 1 - FAT_SHARE)])
+
+
+def _ratio(inside: Map, beside: Map) -> StrainRatio:
     lesion, reference = (float(part.mean(dtype=np.float64)) for part in (inside, beside))
     above = float((beside >= CLIPPED).mean()) > CLIPPED_SHARE or lesion < SMALLEST
     below = float((inside >= CLIPPED).mean()) > CLIPPED_SHARE

@@ -39,6 +39,8 @@ class LesionRegions:
     """Within one radius of it, itself included: as far as a hard area is followed."""
     reference: Mask
     """What it is compared with: tissue beside it, see `lesion_regions`."""
+    elsewhere: Mask
+    """All tissue of the frame beyond the gap, at whatever depth."""
 
 
 def lesion_box(mask: Mask, margin: float = 0.2) -> Box:
@@ -76,10 +78,8 @@ def lesion_regions(mask: Mask, spacing_mm: float) -> LesionRegions | None:
     away_from_all = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     ring = (away > 0) & (away <= max(RING_MM / pixel_mm, 1.5)) & ~mask
     far = away_from_all > GAP_MM / pixel_mm
-    reference = far & np.any(lesion, axis=1, keepdims=True)
-    for wider in (far, ring):
-        if reference.sum() < 0.25 * area:
-            reference = wider
-    return LesionRegions(
-        lesion_box(mask), lesion, core, lesion & ~core, ring, away <= max(radius, 1.5), reference
-    )
+    elsewhere = far if far.sum() >= 0.25 * area else ring
+    beside = far & np.any(lesion, axis=1, keepdims=True)
+    reference = beside if beside.sum() >= 0.25 * area else elsewhere
+    near = away <= max(radius, 1.5)
+    return LesionRegions(lesion_box(mask), lesion, core, lesion & ~core, ring, near, reference, elsewhere)

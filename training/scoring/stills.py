@@ -28,8 +28,9 @@ CANDIDATES = ("generated", "mean_map", "brightness")
 """What is read at each lesion: the generated strain, the floor that does not look at the image, and the
 floor that looks without learning: the B-mode itself, dark taken for hard."""
 
-SCORES = ("strain_ratio", "eb_ratio", "hard_share", "tsukuba", "contrast")
-"""Readings by which malignant may be told from benign; strain ratio is the one to quote."""
+RATIOS = ("strain_ratio", "fat_ratio")
+SCORES = (*RATIOS, "eb_ratio", "hard_share", "tsukuba", "contrast")
+"""Readings by which malignant may be told from benign; the strain ratios are the ones to quote."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class _Lesions:
     def column(self, candidate: str, score: str) -> NDArray[np.float64]:
         """One reading of all lesions; a strain ratio by its value, even where that is a bound."""
         found = [getattr(one, score) for one in self.read[candidate]]
-        values = [one.value for one in found] if score == "strain_ratio" else found
+        values = [one.value for one in found] if score in RATIOS else found
         return np.asarray(values, dtype=np.float64)
 
 
