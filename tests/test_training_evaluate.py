@@ -61,7 +61,7 @@ def coarser(pair: Pair, step: int) -> Pair:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Pair]:
-    return [coarser(simulate_pair(seed), 2) for seed in VALIDATION_SEEDS[600:608]]
+    return [coarser(simulate_pair(seed), 2) for seed in VALIDATION_SEEDS[648:656]]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_knowing_everything_scores_best(pairs, perfect):
     assert perfect.image.share_of_way.value == pytest.approx(way, abs=1e-3)
     assert perfect.tsukuba["generated"].exact.mean == 1.0
     assert perfect.strain_ratio.typical_factor == pytest.approx(1.0)
-    assert [row["seed"] for row in perfect.per_pair] == list(VALIDATION_SEEDS[600:608])
+    assert [row["seed"] for row in perfect.per_pair] == list(VALIDATION_SEEDS[648:656])
 
 
 def test_a_constant_scores_nothing(pairs):

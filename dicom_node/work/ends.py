@@ -75,7 +75,7 @@ class Ends:
             queue.finish_all(conn, [(outcome.job, outcome.detail) for outcome in outcomes], now)
             move_all(conn, moved, now)
             for outcome in outcomes:
-                faults.step(f"{outcome.job.kind}.recorded")
+                _is_recorded(outcome.job)
         return [_End(outcome, "job finished", reached=_reached(outcome)) for outcome in outcomes]
 
     def _write_each(self, outcomes: Sequence[Outcome], now: datetime, *, behind_the_gate: bool) -> list[_End]:
@@ -132,7 +132,7 @@ class Ends:
                 counted=error.counted and not behind_the_gate,
             )
             words = "job will be tried again"
-        faults.step(f"{job.kind}.recorded")
+        _is_recorded(job)
         return _End(outcome, words, again, reached)
 
     def _again(self, job: ClaimedJob, error: NodeError, now: datetime) -> datetime | None:
@@ -183,3 +183,7 @@ def _apply(effect: Effect | None, conn: Connection, now: datetime) -> None:
 
 def _job_fields(job: ClaimedJob) -> dict[str, object]:
     return {"job": job.id, "kind": job.kind.value, "lane": job.lane, "attempt": job.attempts}
+
+
+def _is_recorded(job: ClaimedJob) -> None:
+    faults.step(f"{job.kind}.recorded")

@@ -134,6 +134,7 @@ def test_killed_between_question_and_report(late, tmp_path):
 def test_a_report_that_found_no_receiver_is_asked_for_again(late, tmp_path):
     config = node_config(tmp_path, {"archive": ("PACS", late.archive.port)})
     config["destinations"]["archive"] |= {"confirm": "commitment", "commitment_timeout_s": 8}
+    config["listen"]["processes"] = 1  # or another receiver would take the report
     archive = late.archive
     with Node(tmp_path, config) as node:
         archive.calls_back = (node.port, "EMODE")
