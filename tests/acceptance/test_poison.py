@@ -10,23 +10,23 @@ from peers.still import breast_still, write
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 
-def large(folder):
-    """An honest file that takes some 800 MiB and several seconds to judge: 36 megapixels."""
+def large(folder, times):
+    """An honest file of 0.56 megapixels times a square; 36 take some 800 MiB and two seconds to judge."""
     grain = np.random.default_rng(1).rayleigh(40, (750, 750)).clip(0, 255).astype(np.uint8)
-    pixels = np.kron(grain, np.ones((8, 8), np.uint8))
+    pixels = np.kron(grain, np.ones((times, times), np.uint8))
     return write(breast_still(pixels=pixels, instance_number=99), folder / "large.dcm")
 
 
 @pytest.mark.parametrize(
-    ("inference", "action", "words"),
+    ("times", "inference", "action", "words"),
     [
-        ({"memory_mib": 900}, "role-too-large", "its process was killed for holding"),
-        # The large one takes more than four seconds where nothing else runs, a small one a third of one.
-        ({"time_limit_s": 2}, "process-left", "its process ended itself: a step hung"),
+        (8, {"memory_mib": 900}, "role-too-large", "its process was killed for holding"),
+        # The large one takes more than two seconds where nothing else runs, a small one a tenth of one.
+        (10, {"time_limit_s": 1}, "process-left", "its process ended itself: a step hung"),
     ],
 )
 def test_an_image_that_eats_the_worker_is_parked_and_the_rest_goes_on(
-    storescp, tmp_path, inference, action, words
+    storescp, tmp_path, times, inference, action, words
 ):
     pacs = storescp("PACS")
     config = node_config(
@@ -37,7 +37,7 @@ def test_an_image_that_eats_the_worker_is_parked_and_the_rest_goes_on(
     config["destinations"]["archive"]["confirm"] = "none"
     with Node(tmp_path, config) as node:
         small = [write(breast_still(seed=n, instance_number=n), tmp_path / f"{n}.dcm") for n in range(3)]
-        storescu([large(tmp_path), *small], "127.0.0.1", node.port, aec="EMODE")
+        storescu([large(tmp_path, times), *small], "127.0.0.1", node.port, aec="EMODE")
         lines = node.wait_for_stage(4, "failed", "accepted", timeout_s=200)
         assert [line["stage"] for line in lines] == ["failed", "accepted", "accepted", "accepted"]
         assert f"attempt 2 of 2 never reported an end: {words}" in lines[0]["job_error"]
