@@ -6,7 +6,6 @@ import signal
 import socket
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pydicom
@@ -21,9 +20,8 @@ from dicom_node.store.files import Layout
 from dicom_node.store.process import Turn, is_held
 from dicom_node.store.room import DiskRoom
 from harness import Node, node_config
+from peers.scanner import store_alone
 from peers.still import breast_still, write
-
-US = "1.2.840.10008.5.1.4.1.1.6.1"
 
 
 def start(folder, **listen):
@@ -120,23 +118,8 @@ class Sender(threading.Thread):
         for ds in self._images:
             deadline = time.monotonic() + 30
             while ds.SOPInstanceUID not in self.acknowledged and time.monotonic() < deadline:
-                self._try(ds)
-
-    def _try(self, ds):
-        ae = AE("SCANNER")
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 5
-        ae.add_requested_context(US, ds.file_meta.TransferSyntaxUID)
-        association = ae.associate("127.0.0.1", self._port, ae_title="EMODE")
-        if not association.is_established:
-            holder = association.dul.socket
-            if holder is not None and holder.socket is not None:
-                holder.socket.close()
-            return
-        with suppress(RuntimeError, ValueError):
-            if association.send_c_store(ds).get("Status") == 0x0000:
-                self.acknowledged.add(ds.SOPInstanceUID)
-        if association.is_established:
-            association.release()
+                if store_alone(self._port, ds):
+                    self.acknowledged.add(ds.SOPInstanceUID)
 
 
 def test_a_killed_one_of_two_loses_nothing_and_the_port_is_never_shut(tmp_path, node):

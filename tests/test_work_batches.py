@@ -55,6 +55,19 @@ class Passes:
         return [Made(frame) for frame in frames]
 
 
+def infer_with(model, database, layout, route, **settings):
+    """The worker's handler for one route and one model."""
+    return Infer(
+        database=database,
+        layout=layout,
+        routes={route.name: route},
+        models={"default": model},
+        appearance=Appearance(LabelSettings(), ResultSettings(), Equipment("1", "1")),
+        limits=ReadLimits(),
+        **({"delivery_attempts": {}} | settings),
+    )
+
+
 @pytest.fixture
 def worker(tmp_path):
     """Make a handler and the jobs of some received stills."""
@@ -69,14 +82,11 @@ def worker(tmp_path):
             ds = breast_still(seed=number, rows=200, columns=240, instance_number=number)
             ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}"
             reception.take(received_from(write(ds, tmp_path / "image.dcm"), layout.incoming))
-        handler = Infer(
-            database=database,
-            layout=layout,
-            routes={"breast": route},
-            models={"default": Model(predictor, FACTS, GREYS, joins_frames=joins_frames)},
-            appearance=Appearance(LabelSettings(), ResultSettings(), Equipment("1", "1")),
-            limits=ReadLimits(),
-            delivery_attempts={},
+        handler = infer_with(
+            Model(predictor, FACTS, GREYS, joins_frames=joins_frames),
+            database,
+            layout,
+            route,
             helpers=helpers,
         )
         with database.write() as conn:

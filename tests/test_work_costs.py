@@ -15,9 +15,7 @@ from bench.growth import _fill
 from dicom_node.core.retention import RetentionPolicy
 from dicom_node.core.rules import Route
 from dicom_node.dicom import reading
-from dicom_node.dicom.label import LabelSettings
-from dicom_node.dicom.reading import ReadLimits, SourceImage, read_image
-from dicom_node.dicom.results import Equipment, ResultSettings
+from dicom_node.dicom.reading import SourceImage, read_image
 from dicom_node.store import overview
 from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
@@ -25,12 +23,11 @@ from dicom_node.store.jobs import claim, finish
 from dicom_node.store.process import Bells
 from dicom_node.store.together import Together
 from dicom_node.work import infer, receive
-from dicom_node.work.infer import Infer
-from dicom_node.work.make import Appearance, Model
+from dicom_node.work.make import Model
 from dicom_node.work.receive import INFER_LANE, Reception
 from harness import received_from
 from peers.still import breast_still, region, write
-from test_work_batches import FACTS, GREYS, NOW, Passes
+from test_work_batches import FACTS, GREYS, NOW, Passes, infer_with
 
 
 def count_statements(database, counted):
@@ -140,15 +137,8 @@ def test_an_image_through_the_worker(tmp_path, monkeypatch):
     route = Route("breast", "EMODE", "default", ("pacs",))
     reception = Reception(Together(database), layout, Bells(layout.bells), (route,), 3, lambda: NOW)
     passes, counted = Passes(), Counter()
-    handler = Infer(
-        database=database,
-        layout=layout,
-        routes={"breast": route},
-        models={"default": Model(passes, FACTS, GREYS, joins_frames=False)},
-        appearance=Appearance(LabelSettings(), ResultSettings(), Equipment("1", "1")),
-        limits=ReadLimits(),
-        delivery_attempts={"pacs": 5},
-    )
+    model = Model(passes, FACTS, GREYS, joins_frames=False)
+    handler = infer_with(model, database, layout, route, delivery_attempts={"pacs": 5})
     for number in range(2):
         ds = breast_still(rows=200, columns=240, instance_number=number, seed=number)
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}"

@@ -7,14 +7,12 @@ from itertools import count
 
 import pydicom
 import pytest
-from pynetdicom import AE
 
 from harness import Node, node_config
+from peers.scanner import store_alone
 from peers.still import breast_still, write
 
 pytestmark = pytest.mark.peers
-
-US = "1.2.840.10008.5.1.4.1.1.6.1"
 
 
 class Sender(threading.Thread):
@@ -34,28 +32,11 @@ class Sender(threading.Thread):
             self.begun.add(ds.SOPInstanceUID)
             deadline = time.monotonic() + 60
             while ds.SOPInstanceUID not in self.acknowledged and time.monotonic() < deadline:
-                self._try(ds)
-
-    def _try(self, ds):
-        ae = AE("SCANNER")
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 5
-        ae.add_requested_context(US, ds.file_meta.TransferSyntaxUID)
-        association = ae.associate("127.0.0.1", self._node.fixed_port, ae_title="EMODE")
-        if not association.is_established:
-            holder = association.dul.socket
-            if holder is not None and holder.socket is not None:
-                holder.socket.close()
-            time.sleep(0.2)
-            return
-        try:
-            answer = association.send_c_store(ds)
-            if answer.get("Status") == 0x0000:
-                self.acknowledged.add(ds.SOPInstanceUID)
-        except (RuntimeError, ValueError):
-            pass
-        finally:
-            if association.is_established:
-                association.release()
+                answered = store_alone(self._node.fixed_port, ds)
+                if answered:
+                    self.acknowledged.add(ds.SOPInstanceUID)
+                elif answered is None:
+                    time.sleep(0.2)
 
 
 @pytest.mark.parametrize("victim", ["receiver", "worker", "courier", "everything"])
