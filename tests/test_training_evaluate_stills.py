@@ -197,8 +197,24 @@ def test_the_command_scores_the_validation_side(folder, tmp_path):
     report = json.loads((tmp_path / "stills.json").read_text())
     assert (report["format"], report["synthetic"], report["side"]) == ("emode-stills", True, "validation")
     assert (report["stills"], report["skipped"]) == (17, 0)
+    assert "expected" not in report["harder"]
     assert report["harder"]["brightness"]["all"]["ring"]["value"] == 1.0
     assert (tmp_path / "softest-to-hardest.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_draws_a_ceiling_where_it_is_asked_to(folder, tmp_path):
+    arguments = ["evaluate", "--bundle", str(DEFAULT_BUNDLE), "--masks", str(folder), "--threads", "1"]
+    out = ["--draws", "2", "--json", str(tmp_path / "stills.json")]
+    done = CliRunner().invoke(app, [*arguments, *out], env={"COLUMNS": "80", "NO_COLOR": "1"})
+    assert done.exit_code == 0, done.output
+    assert "expected" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    report = json.loads((tmp_path / "stills.json").read_text())
+    ceiling = report["auc"]["strain_ratio"]["expected"]
+    # Two draws of seven malignant lesions, mostly hard, and of eight benign ones, mostly not.
+    assert ceiling["auc"]["value"] > 0.6
+    assert ceiling["above"] == {}
+    assert report["harder"]["expected"]["malignant"]["ring"]["value"] > 0.7
 
 
 def test_the_training_side_is_another_one(folder):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from training.cli.main import app
 from training.errors import PairFolderInvalid, StillInvalid
 from training.layouts.evidence import Evidence, evidence_of
+from training.layouts.expected import expected_strain
 from training.layouts.layers import best_path, draw_layers
 from training.layouts.layout import CYST_SHARE, DrawnLesion, draw_layout, draw_lesion, signed_distance
 from training.layouts.pairs import LAYOUTS, draw_depth_mm, draw_pair, make_pair, pair_number
@@ -20,7 +21,7 @@ from training.pairs.folder import open_folder, open_or_create
 from training.pairs.generate import pair_path
 from training.pairs.pair import Pair
 from training.pairs.split import side_of
-from training.pairs.stills import Label, Still, read_index
+from training.pairs.stills import Label, Still, read_index, read_still
 from training.simulator import tissue
 from training.simulator.anatomy import ROWS
 from training.simulator.noise import random_field
@@ -306,6 +307,12 @@ def test_draws_differ_in_strain_alone(stills):
     np.testing.assert_array_equal(first.mask, second.mask)
     assert first.spacing_mm == second.spacing_mm
     assert np.abs(first.strain - second.strain).mean() > 0.02
+
+
+def test_what_is_expected_of_a_still_is_the_mean_of_its_last_draws(stills):
+    entry = next(entry for entry in read_index(stills) if entry.masks)
+    last = [make_pair(pair_number(entry, draw), stills).strain for draw in (998, 999)]
+    np.testing.assert_allclose(expected_strain(read_still(entry), 2), np.mean(last, axis=0), atol=1e-6)
 
 
 def test_frames_of_any_size_get_a_strain_of_their_size():

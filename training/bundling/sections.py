@@ -15,6 +15,7 @@ _STILL_ROWS = (
     ("generated", "**this model**"),
     ("mean_map", "floor: ignores the image"),
     ("brightness", "floor: dark is hard"),
+    ("expected", "ceiling: the mean of strains drawn by label and mask, as those trained on"),
 )
 
 
@@ -44,11 +45,14 @@ def stills(found: dict[str, Any] | None) -> str:
         "No true strain is known there. Asked is whether lesions are drawn harder than the ring around",
         "them, and malignant ones harder than benign ones (by strain ratio, against tissue beside the lesion",
         "and against the softest third of all tissue, as fat is); whether that is true of these patients,",
-        "nobody has measured.\n",
+        "nobody has measured. Stiffness is drawn by label with overlap, so even who knows the label cannot",
+        "tell all: the ceiling is what the targets themselves say.\n",
         "| | harder than the ring | AUC malignant / benign | the same against fat |",
         "|---|---|---|---|",
     ]
     for key, label in _STILL_ROWS:
+        if key not in found["harder"]:
+            continue
         ring = found["harder"][key]["all"]["ring"]
         areas = [None if (told := found.get(of)) is None else told[key]["auc"] for of in _AREAS]
         cells = [

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from model.predict import Predictor
 from training.cli.app import Threads, app, console, use_threads
 from training.cli.tables import table_of, table_of_discrimination, table_of_stills
 from training.errors import ArgumentsInvalid
+from training.layouts.expected import expected_strain
 from training.pairs.folder import open_folder
 from training.pairs.split import Side, side_of
 from training.pairs.stills import Entry, Still, read_index, read_still
@@ -42,7 +44,18 @@ More = Annotated[
     list[Path] | None, typer.Argument(metavar="[DIR]...", help="Further folders, as in --data A B C.")
 ]
 StillsSide = Literal[Side, "all"]
+Draws = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=100,
+        help="With --masks: strains to draw for each still, as simulate --layouts does. Their mean is read "
+        "beside the model: what could be reached by one who knew label and mask. A second for each 8.",
+    ),
+]
 STDOUT = Path("-")
+CEILING_DRAWS = 8
+"""For the card: a mean of so many strays from the mean of all by a third of what single draws do."""
 
 
 @app.command()
@@ -62,6 +75,7 @@ def evaluate(
     side: Annotated[
         StillsSide, typer.Option(help="Which groups of the stills: one side of the split, or all.")
     ] = "validation",
+    draws: Draws = 0,
     pictures: Annotated[
         Path | None, typer.Option(help="Folder for a sheet: best, median and worst; or softest to hardest.")
     ] = None,
@@ -82,7 +96,7 @@ def evaluate(
     # A score must not depend on what the machine at hand computes in.
     predictor = Predictor(read_bundle(bundle), device="auto", precision="fp32")
     if masks is not None:
-        evaluate_masks(predictor, masks, side, training, as_json, pictures)
+        evaluate_masks(predictor, masks, side, training, as_json, pictures, draws)
         return
     report = run_evaluate(predictor, folders, None if training is None else mean_of(training))
     if pictures is not None:
@@ -101,9 +115,10 @@ def evaluate_masks(
     training: Path | None,
     as_json: Path | None,
     pictures: Path | None,
+    draws: int = 0,
 ) -> None:
     """Score stills, and give the result as JSON, pictures and tables."""
-    report, skipped = run_masks(predictor, root, side, None if training is None else mean_of(training))
+    report, skipped = run_masks(predictor, root, side, None if training is None else mean_of(training), draws)
     if pictures is not None:
         sheet = pictures / "softest-to-hardest.png"
         write_still_examples(sheet, predictor, stills_of(entries_of(root, side)), report)
@@ -124,7 +139,7 @@ def stills_of(entries: list[Entry]) -> Iterator[Still]:
 
 
 def run_masks(
-    predictor: Predicts, root: Path, side: StillsSide, mean: Map | None
+    predictor: Predicts, root: Path, side: StillsSide, mean: Map | None, draws: int = 0
 ) -> tuple[StillsReport, int]:
     """Score stills with a progress bar; returns the report and how many were skipped."""
     entries = entries_of(root, side)
@@ -134,6 +149,7 @@ def run_masks(
             predictor,
             lambda: stills_of(entries),
             training_mean=mean,
+            expected=partial(expected_strain, draws=draws) if draws else None,
             progress=lambda done: bar.update(task, completed=done),
         )
         bar.update(task, completed=len(entries))  # some may have been skipped

@@ -13,7 +13,7 @@ from model.trust import Trust
 from training.bundling.export import build_bundle, inference_of, shipped_weights
 from training.bundling.metrics import kept_of_other_maker, kept_of_pairs, kept_of_stills
 from training.cli.app import Out, app, console
-from training.cli.evaluate import mean_of, run_evaluate, run_masks
+from training.cli.evaluate import CEILING_DRAWS, mean_of, run_evaluate, run_masks
 from training.cli.tables import table_of
 from training.cli.trust import Familiar, run_trust, trust_table
 from training.errors import TooFewFrames, TooFewPairs
@@ -60,7 +60,7 @@ def run_export(
         found = run_evaluate(network, other, mean).to_json()
         metrics["other_maker"] = kept_of_other_maker(found, open_folder(other).maker)
     if masks is not None:
-        on_stills, _ = run_masks(network, masks, "validation", mean)
+        on_stills, _ = run_masks(network, masks, "validation", mean, CEILING_DRAWS)
         metrics["stills"] = kept_of_stills(on_stills.to_json(), "validation")
     trust = Trust()
     try:

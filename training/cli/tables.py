@@ -7,7 +7,7 @@ from training.scoring.compare import Comparison
 from training.scoring.intervals import Interval, Share
 from training.scoring.measures import MEASURES
 from training.scoring.report import Report
-from training.scoring.stills import StillsReport
+from training.scoring.stills import CEILING, StillsReport
 
 ARROW = {"more": "↑", "less": "↓"}
 
@@ -62,14 +62,15 @@ def table_of_stills(report: StillsReport) -> Table:
     table = _table(
         f"Synthetic elastograms of real B-mode without known strain\n{report.lesions} lesions "
         f"({labels}), {report.groups} groups",
-        ("this model \\[95 %]", "beside it", "mean map", "dark"),
+        ("this model \\[95 %]", "beside it", "mean map", "dark", *_ceiling(report)),
         "Harder than the 2.5 mm ring around it; beside it: than tissue at its depth (strain ratio above 1). "
         f"Floors: mean map of {report.mean_map_from}, which does not look at the image; dark: the B-mode "
-        "itself, dark taken for hard.",
+        "itself, dark taken for hard." + _CEILING_NOTE * bool(_ceiling(report)),
         first="lesion drawn harder",
     )
     for label, own in report.harder["generated"].items():
-        floors = (report.harder[name][label].ring for name in ("mean_map", "brightness"))
+        others = ("mean_map", "brightness", *_ceiling(report))
+        floors = (report.harder[name][label].ring for name in others)
         table.add_row(
             label, _share(own.ring), _percent(own.reference), *(_percent(floor) for floor in floors)
         )
@@ -80,7 +81,7 @@ def table_of_discrimination(report: StillsReport) -> Table:
     """One line for each reading: AUC of malignant against benign; 80 columns."""
     table = _table(
         "Malignant against benign: area under the ROC curve",
-        ("this model \\[95 %]", "mean map", "dark", "p dark"),
+        ("this model \\[95 %]", "mean map", "dark", "p dark", *_ceiling(report)),
         "0.5 is chance. Interval by bootstrap over groups; p of the difference to dark by DeLong's test. "
         f"{report.bounds} strain ratios are bounds, by clipping.",
         first="reading",
@@ -88,14 +89,27 @@ def table_of_discrimination(report: StillsReport) -> Table:
     for score, by_candidate in report.auc.items():
         own = by_candidate["generated"]
         floors = (by_candidate[name].auc.value for name in ("mean_map", "brightness"))
+        ceiling = (by_candidate[name].auc.value for name in _ceiling(report))
         p = own.above["brightness"].p
         table.add_row(
             score.replace("_", " "),
             _share(own.auc.groups),
             *(_short(floor) for floor in floors),
             "<.001" if p < 0.001 else f"{p:.3f}",
+            *(_short(one) for one in ceiling),
         )
     return table
+
+
+_CEILING_NOTE = (
+    " Expected: the mean of strains drawn for each still by its label and mask, as a model would say that "
+    "knew them."
+)
+
+
+def _ceiling(report: StillsReport) -> tuple[str, ...]:
+    """The ceiling's name, where it was drawn."""
+    return tuple(name for name in (CEILING,) if name in report.harder)
 
 
 def _table(

@@ -28,6 +28,9 @@ CANDIDATES = ("generated", "mean_map", "brightness")
 """What is read at each lesion: the generated strain, the floor that does not look at the image, and the
 floor that looks without learning: the B-mode itself, dark taken for hard."""
 
+CEILING = "expected"
+"""Read as well where strains are drawn for the stills: their mean, which knows label and mask."""
+
 RATIOS = ("strain_ratio", "fat_ratio")
 SCORES = (*RATIOS, "eb_ratio", "hard_share", "tsukuba", "contrast")
 """Readings by which malignant may be told from benign; the strain ratios are the ones to quote."""
@@ -66,7 +69,7 @@ class StillsReport:
     agreement: float
     """Mean self-check of the two heads, 0 is perfect."""
     harder: dict[str, dict[str, SignRate]]
-    """By candidate, then "all" or a label."""
+    """By candidate (CANDIDATES, and CEILING where it was asked for), then "all" or a label."""
     auc: dict[str, dict[str, Discrimination]]
     """By score, then candidate; empty without two of each label."""
     distributions: dict[str, dict[str, Interval]]
@@ -92,6 +95,10 @@ class _Lesions:
     labels: list[str] = field(default_factory=list)
     read: dict[str, list[Clinical]] = field(default_factory=lambda: {name: [] for name in CANDIDATES})
 
+    @property
+    def floors(self) -> list[str]:
+        return [name for name in self.read if name not in ("generated", CEILING)]
+
     def column(self, candidate: str, score: str) -> NDArray[np.float64]:
         """One reading of all lesions; a strain ratio by its value, even where that is a bound."""
         found = [getattr(one, score) for one in self.read[candidate]]
@@ -104,6 +111,7 @@ def score_stills(
     stills: Callable[[], Iterable[Still]],
     *,
     training_mean: Map | None,
+    expected: Callable[[Still], Map] | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> StillsReport:
     """Score a predictor on stills with masks; those without a lesion count for the self-check alone.
@@ -112,6 +120,7 @@ def score_stills(
                    training mean.
     training_mean  from `mean_map` over training pairs; None takes the mean of the maps generated here,
                    which has no look at the single image either.
+    expected       what strain a still has on average by its label and mask: the ceiling beside the floors.
 
     Raises TooFewStills where lesions come from fewer than three groups.
     """
@@ -128,6 +137,8 @@ def score_stills(
             found.labels.append(still.label)
             found.read["generated"].append(read(made.strain, regions))
             found.read["brightness"].append(read(_brightness(still), regions))
+            if expected is not None:
+                found.read.setdefault(CEILING, []).append(read(expected(still), regions))
             if training_mean is not None:
                 found.read["mean_map"].append(_read_stretched(training_mean, regions))
         progress(done)
@@ -180,7 +191,7 @@ def _summed_up(found: _Lesions, agreements: Sequence[float], from_training: bool
         agreement=round(float(np.mean(agreements)), 5),
         harder={
             name: {label: _sign_rate(found, name, where, groups) for label, where in chosen.items()}
-            for name in CANDIDATES
+            for name in found.read
         },
         auc=_discrimination(found, labels, groups),
         distributions={
@@ -216,12 +227,12 @@ def _discrimination(
     positive, names = labels[judged] == "malignant", groups[judged].tolist()
     result: dict[str, dict[str, Discrimination]] = {}
     for score in SCORES:
-        columns = {name: found.column(name, score)[judged] for name in CANDIDATES}
+        columns = {name: found.column(name, score)[judged] for name in found.read}
         for name, column in columns.items():
             area = score_auc(column, positive, names)
             if area is None:
                 return {}
-            floors = [other for other in CANDIDATES if other != name] if name == "generated" else []
+            floors = found.floors if name == "generated" else []
             above = {other: compare_auc(column, columns[other], positive) for other in floors}
             result.setdefault(score, {})[name] = Discrimination(area, above)
     return result
