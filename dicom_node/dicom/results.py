@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, timezone
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from struct import Struct
+from typing import Protocol
 
+import numpy as np
 from highdicom.base import SOPClass
-from pydicom import Dataset, dcmwrite
+from pydicom import DataElement, Dataset, dcmwrite
+from pydicom.config import IGNORE
+from pydicom.tag import BaseTag
 from pydicom.uid import JPEG2000, UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSNearLossless
 
 from dicom_node.core.identity import (
@@ -53,11 +58,22 @@ __all__ = [
     "write_result",
 ]
 
+_PIXEL_DATA = BaseTag(0x7FE00010)
+_LONG_ELEMENT = Struct("<HH2sHL")
+"""The head of an element of VR OB in Explicit VR Little Endian (PS3.5 7.1.2)."""
+
 _LOSSY_METHODS = {
     JPEGBaseline8Bit: "ISO_10918_1",
     JPEGLSNearLossless: "ISO_14495_1",
     JPEG2000: "ISO_15444_1",
 }
+
+
+class Writable(Protocol):
+    """A file, or what takes bytes like one."""
+
+    def write(self, some: bytes | memoryview, /) -> object:
+        """Go on with these bytes."""
 
 
 def build_result(
@@ -96,10 +112,27 @@ def build_result(
     return ds
 
 
-def write_result(ds: Dataset, target: Path | BinaryIO) -> None:
-    """Write a result as Part 10, Explicit VR Little Endian."""
-    with pydicom_quiet():
-        dcmwrite(target, ds, enforce_file_format=True)
+def write_result(ds: Dataset, target: Path | Writable) -> None:
+    """Write a result as Part 10, Explicit VR Little Endian.
+
+    The pixels go there from where they lie: pydicom would copy them three times, which takes longer than
+    all the rest of a result.
+    """
+    if isinstance(target, Path):
+        with target.open("wb") as file:
+            write_result(ds, file)
+        return
+    pixels = ds[_PIXEL_DATA]
+    del ds[_PIXEL_DATA]
+    head = BytesIO()
+    try:
+        with pydicom_quiet():
+            dcmwrite(head, ds, enforce_file_format=True)
+    finally:
+        ds[_PIXEL_DATA] = pixels
+    head.write(_LONG_ELEMENT.pack(0x7FE0, 0x0010, b"OB", 0, len(pixels.value)))
+    target.write(head.getbuffer())
+    target.write(pixels.value)  # the last element: what a result has lies below its group
 
 
 def _base(
@@ -232,8 +265,11 @@ def _put_pixels(ds: Dataset, pane: Pane, picture: Picture) -> None:
     if pane.spacing_mm is not None:
         # DS holds 16 characters; ten significant digits are far below the scanner's own accuracy.
         ds.PixelSpacing = [f"{spacing / picture.scale:.10g}" for spacing in pane.spacing_mm]
-    data = picture.pixels.tobytes()
-    ds.add_new(0x7FE00010, "OB", data + b"\0" * (len(data) % 2))
+    data: bytes | memoryview = np.ascontiguousarray(picture.pixels).data.cast("B")
+    if len(data) % 2:
+        data = bytes(data) + b"\0"
+    # pydicom's check knows no memory that is not its own.
+    ds[_PIXEL_DATA] = DataElement(_PIXEL_DATA, "OB", data, validation_mode=IGNORE)
 
 
 def _put_provenance(ds: Dataset, pane: Pane, bundle: BundleFacts, judgement: Judgement) -> None:
