@@ -48,6 +48,7 @@ def infer(base: Base) -> None:
     # We hold the worker's lock: whatever an earlier one was writing will never be finished.
     for left in base.layout.incoming.glob("result-*"):
         left.unlink(missing_ok=True)
+    base.layout.create_result_places()
     handler = Infer(
         database=base.database,
         layout=base.layout,
