@@ -299,6 +299,17 @@ def test_odd_demographics_are_carried_not_judged(tmp_path: Path) -> None:
         assert element.value == value
 
 
+def test_it_is_written_as_pydicom_writes_it(tmp_path: Path) -> None:
+    """Without its copies of the pixels."""
+    (built,) = results_of(saved(breast_image(), tmp_path / "a.dcm"))
+    ours, theirs = io.BytesIO(), io.BytesIO()
+    write_result(built, ours)
+    write_result(built, tmp_path / "file")
+    dcmwrite(theirs, built, enforce_file_format=True)
+    assert ours.getvalue() == theirs.getvalue() == (tmp_path / "file").read_bytes()
+    assert (built.pixel_array == dcmread(tmp_path / "file").pixel_array).all()
+
+
 def test_building_again_gives_the_same_bytes(tmp_path: Path) -> None:
     path = saved(breast_image(), tmp_path / "a.dcm")
     copies = []

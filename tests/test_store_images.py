@@ -1,5 +1,6 @@
 """Arrivals, studies, migrations and files on a real SQLite file and a real folder."""
 
+import os
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -167,6 +168,22 @@ def test_a_committed_file_has_its_final_name_and_no_other(tmp_path):
     assert not written.exists()
     assert [(kind, found) for kind, found, _ in layout.stored()] == [("source", digest)]
     assert oct(layout.source(digest).parent.stat().st_mode)[-3:] == "700"
+
+
+def test_places_of_results_are_there_before_the_first(tmp_path, monkeypatch):
+    """So that giving a file its name syncs its folder and no other."""
+    layout = Layout(tmp_path / "data")
+    layout.create()
+    for _ in range(2):  # each start of the worker
+        layout.create_result_places()
+    written = layout.incoming / "x"
+    written.write_bytes(b"content")
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    place_file(written, layout.result("f" * 64))
+    assert len(synced) == 1
+    assert {oct(place.stat().st_mode)[-3:] for place in (layout.root / "result").iterdir()} == {"700"}
+    assert list(layout.stored()) == [("result", "f" * 64, layout.result("f" * 64))]
 
 
 def test_only_one_process_holds_a_role(tmp_path):

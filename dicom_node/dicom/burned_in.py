@@ -40,17 +40,17 @@ def bears_our_title(grey: Bytes) -> bool:
     largest = max(MIN_CAP, ceil(SMALL_SHARE * min(grey.shape)))
     upper = np.ascontiguousarray(grey[: ceil(_UPPER * grey.shape[0])])
     # All of it: contrast cannot say beforehand where to look, JPEG on a lifted ground makes letters flat.
-    small = _half(upper)
+    small = _half(upper).astype(np.float32)
     return any(_may_show(small, cap) and _shows(upper, cap) for cap in range(MIN_CAP, largest + 1))
 
 
-def _may_show(small: Bytes, cap_px: int) -> bool:
+def _may_show(small: Bytes | Floats, cap_px: int) -> bool:
     """Look for the words in a picture of half the size, at a fraction of the cost; it may say yes in vain."""
     words = _small_title(cap_px)
     height, width = words.shape
     if height > small.shape[0] or width > small.shape[1]:
         return True
-    picture = small.astype(np.float32)
+    picture = np.asarray(small, dtype=np.float32)
     # The mean of the words is 0, so a window's own mean does not count.
     alike = cv2.matchTemplate(picture, words, cv2.TM_CCORR)
     return bool((alike >= _variation(picture, height, width) * np.float32(_ALIKE_SMALL)).any())

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+from copy import copy, deepcopy
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from struct import Struct
+from typing import Protocol
 
+import numpy as np
 from highdicom.base import SOPClass
-from pydicom import Dataset, dcmwrite
+from pydicom import DataElement, Dataset
+from pydicom.config import IGNORE
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.tag import BaseTag
 from pydicom.uid import JPEG2000, UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSNearLossless
 
 from dicom_node.core.identity import (
@@ -19,6 +27,7 @@ from dicom_node.core.image import ImageHeader
 from dicom_node.dicom.header import pydicom_quiet, text, texts, whole_number
 from dicom_node.dicom.label import UNFAMILIAR_WORDS, Picture
 from dicom_node.dicom.marks import COMMENT, PRIVATE_CREATOR, PRIVATE_GROUP, RESULT_IMAGE_TYPE
+from dicom_node.dicom.part10 import file_head
 from dicom_node.dicom.patient_study import copy_patient_and_study
 from dicom_node.dicom.reading import Pane, SourceImage
 from dicom_node.dicom.result_check import check_result, ensure_valid_result
@@ -53,11 +62,23 @@ __all__ = [
     "write_result",
 ]
 
+_PIXEL_DATA = BaseTag(0x7FE00010)
+_ANY_UID = "2.25.1"
+_LONG_ELEMENT = Struct("<HH2sHL")
+"""The head of an element of VR OB in Explicit VR Little Endian (PS3.5 7.1.2)."""
+
 _LOSSY_METHODS = {
     JPEGBaseline8Bit: "ISO_10918_1",
     JPEGLSNearLossless: "ISO_14495_1",
     JPEG2000: "ISO_15444_1",
 }
+
+
+class Writable(Protocol):
+    """A file, or what takes bytes like one."""
+
+    def write(self, some: bytes | memoryview, /) -> object:
+        """Go on with these bytes."""
 
 
 def build_result(
@@ -96,10 +117,29 @@ def build_result(
     return ds
 
 
-def write_result(ds: Dataset, target: Path | BinaryIO) -> None:
-    """Write a result as Part 10, Explicit VR Little Endian."""
-    with pydicom_quiet():
-        dcmwrite(target, ds, enforce_file_format=True)
+def write_result(ds: Dataset, target: Path | Writable) -> None:
+    """Write a result as Part 10, Explicit VR Little Endian.
+
+    The pixels go there from where they lie: pydicom would copy them three times, which takes longer than
+    all the rest of a result.
+    """
+    if isinstance(target, Path):
+        with target.open("wb") as file:
+            write_result(ds, file)
+        return
+    pixels = ds[_PIXEL_DATA]
+    del ds[_PIXEL_DATA]
+    head = DicomBytesIO()
+    head.is_little_endian, head.is_implicit_VR = True, False
+    head.write(file_head(ds.SOPClassUID, ds.SOPInstanceUID, ExplicitVRLittleEndian))
+    try:
+        with pydicom_quiet():
+            write_dataset(head, ds)
+    finally:
+        ds[_PIXEL_DATA] = pixels
+    head.write(_LONG_ELEMENT.pack(0x7FE0, 0x0010, b"OB", 0, len(pixels.value)))
+    target.write(head.getvalue())
+    target.write(pixels.value)  # the last element: what a result has lies below its group
 
 
 def _base(
@@ -114,11 +154,26 @@ def _base(
     Patient and study go in empty: highdicom would reject what real archives hold (a sex of `f`, a
     character set of ISO 2022 IR 58), and they are copied verbatim next.
     """
+    like = _base_alike(equipment, bundle, settings)
+    ds = Dataset()
+    for element in like:
+        ds[element.tag] = copy(element)
+    ds.StudyInstanceUID = header.study_instance_uid
+    ds.SeriesInstanceUID = identity.series_instance_uid
+    ds.SOPInstanceUID = identity.sop_instance_uid
+    ds.file_meta = deepcopy(like.file_meta)
+    ds.file_meta.MediaStorageSOPInstanceUID = UID(identity.sop_instance_uid)
+    return ds
+
+
+@lru_cache(maxsize=16)
+def _base_alike(equipment: Equipment, bundle: BundleFacts, settings: ResultSettings) -> Dataset:
+    """The base of all results of one configuration; to be copied."""
     ds: Dataset = SOPClass(
-        study_instance_uid=header.study_instance_uid,
-        series_instance_uid=identity.series_instance_uid,
+        study_instance_uid=_ANY_UID,
+        series_instance_uid=_ANY_UID,
         series_number=max(1, settings.series_number_base),
-        sop_instance_uid=identity.sop_instance_uid,
+        sop_instance_uid=_ANY_UID,
         sop_class_uid=SECONDARY_CAPTURE,
         instance_number=1,
         modality="US",
@@ -232,8 +287,11 @@ def _put_pixels(ds: Dataset, pane: Pane, picture: Picture) -> None:
     if pane.spacing_mm is not None:
         # DS holds 16 characters; ten significant digits are far below the scanner's own accuracy.
         ds.PixelSpacing = [f"{spacing / picture.scale:.10g}" for spacing in pane.spacing_mm]
-    data = picture.pixels.tobytes()
-    ds.add_new(0x7FE00010, "OB", data + b"\0" * (len(data) % 2))
+    data: bytes | memoryview = np.ascontiguousarray(picture.pixels).data.cast("B")
+    if len(data) % 2:
+        data = bytes(data) + b"\0"
+    # pydicom's check knows no memory that is not its own.
+    ds[_PIXEL_DATA] = DataElement(_PIXEL_DATA, "OB", data, validation_mode=IGNORE)
 
 
 def _put_provenance(ds: Dataset, pane: Pane, bundle: BundleFacts, judgement: Judgement) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -50,6 +50,10 @@ _MAX_COMMENT = 64  # (0000,0902) is LO
 _MAX_OFFENDING = 8
 
 
+def _open(path: Path) -> BinaryIO:
+    return path.open("rb", buffering=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A Part 10 file to send, and what it is."""
@@ -58,6 +62,8 @@ class Outgoing:
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    opened: Callable[[Path], BinaryIO] = _open
+    """Opens the file for reading."""
 
     @classmethod
     def of(cls, path: Path) -> Outgoing:
@@ -225,10 +231,10 @@ def _data_set_of(item: Outgoing, syntax: str | None) -> tuple[BinaryIO, int]:
         if encoded is None:
             raise FileUnreadable(f"{item.path.name} cannot be written in {UID(syntax).name}")
         return BytesIO(encoded), len(encoded)
-    file = item.path.open("rb", buffering=0)
+    file = item.opened(item.path)
     try:
         begin = begin_of_data_set(file)
-        size = os.fstat(file.fileno()).st_size - begin
+        size = file.seek(0, os.SEEK_END) - begin
         file.seek(begin)
     except BaseException:
         file.close()

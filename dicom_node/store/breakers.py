@@ -9,18 +9,20 @@ from sqlalchemy import Connection, bindparam, case, delete, insert, select, upda
 from dicom_node.core.breaker import Breaker, BreakerState
 from dicom_node.core.errors import AWAY_CODES, TROUBLE_CODES
 from dicom_node.core.job import JobKind, JobState
+from dicom_node.store.ready import Ready
 from dicom_node.store.schema import breakers, jobs
 
 _CARRIED = (JobKind.DELIVER, JobKind.CONFIRM)
 _BREAKER = select(breakers).where(breakers.c.destination == bindparam("destination"))
-"""Built once: it is asked before and after everything that a destination is asked."""
+_IS_KNOWN = Ready(select(breakers.c.failures).where(breakers.c.destination == bindparam("destination")))
+"""Compiled once: it is asked before and after everything that a destination is asked, and mostly says no."""
 
 
 def load_breaker(conn: Connection, destination: str) -> Breaker:
     """The breaker of a destination as it was saved last."""
-    row = conn.execute(_BREAKER, {"destination": destination}).one_or_none()
-    if row is None:
+    if _IS_KNOWN.run(conn, {"destination": destination}).fetchone() is None:
         return Breaker()
+    row = conn.execute(_BREAKER, {"destination": destination}).one()
     return Breaker(
         state=BreakerState(row.state),
         failures=row.failures,

@@ -72,6 +72,16 @@ class Layout:
         for folder in (self.root, self.incoming, self.locks, self.bells):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
+    def create_result_places(self) -> None:
+        """Make every folder that results may go to, durable: `place_file` has then one to sync instead of
+        three. For the one process that makes results; what it finds it makes sure of."""
+        kind = self.root / "result"
+        kind.mkdir(exist_ok=True, mode=0o700)
+        for number in range(256):
+            (kind / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
+        _sync(kind)
+        _sync(self.root)
+
     def stored(self) -> Iterator[tuple[str, str, Path]]:
         """Every kept file as (kind, digest, path)."""
         for kind in ("source", "result"):

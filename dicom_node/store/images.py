@@ -105,6 +105,26 @@ _ADD_IMAGE = Ready(
     "decided_at",
     "purged_at",
 )
+_IMAGE = Ready(
+    select(
+        images.c.study_id,
+        images.c.route,
+        images.c.sop_instance_uid,
+        images.c.digest,
+        images.c.purged_at.is_not(None),
+    ).where(images.c.id == bindparam("image"))
+)
+_DIGEST = Ready(select(images.c.digest).where(images.c.id == bindparam("image")))
+_DECIDE = Ready(
+    update(images)
+    .where(images.c.id == bindparam("image"))
+    .values(
+        decision=bindparam("verdict"),
+        skip_code=bindparam("code"),
+        skip_sentence=bindparam("sentence"),
+        decided_at=bindparam("at", type_=UtcDateTime()),
+    )
+)
 _KNOWN_STUDY = Ready(
     select(studies.c.id, studies.c.state).where(studies.c.study_instance_uid == bindparam("uid"))
 )
@@ -202,27 +222,30 @@ def is_worth_another_try(conn: Connection, image_id: int) -> bool:
 
 def holds_digest(conn: Connection, image_id: int, digest: str) -> bool:
     """Does this image still have the content with this digest, or was it replaced meanwhile?"""
-    return conn.scalar(select(images.c.digest).where(images.c.id == image_id)) == digest
+    found = _DIGEST.run(conn, {"image": image_id}).fetchone()
+    return found is not None and found[0] == digest
 
 
 def load_image(conn: Connection, image_id: int) -> StoredImage:
     """One image by its row."""
-    row = conn.execute(select(images).where(images.c.id == image_id)).one()
-    return StoredImage(row.id, row.study_id, row.route, row.sop_instance_uid, row.digest, row.purged_at)
+    row = _IMAGE.run(conn, {"image": image_id}).fetchone()
+    if row is None:
+        raise LookupError(f"image {image_id}")
+    study_id, route, uid, digest, is_purged = row
+    purged_at = select(images.c.purged_at).where(images.c.id == image_id)
+    return StoredImage(image_id, study_id, route, uid, digest, conn.scalar(purged_at) if is_purged else None)
 
 
 def decide(conn: Connection, image_id: int, skip: Skip | None, now: datetime) -> None:
     """Record what the intake gate said of the pixels."""
-    conn.execute(
-        update(images)
-        .where(images.c.id == image_id)
-        .values(
-            decision=Decision.SKIPPED if skip else Decision.ACCEPTED,
-            skip_code=skip and skip.code,
-            skip_sentence=skip and skip.sentence,
-            decided_at=now,
-        )
-    )
+    verdict = {
+        "image": image_id,
+        "verdict": Decision.SKIPPED if skip else Decision.ACCEPTED,
+        "code": skip and skip.code,
+        "sentence": skip and skip.sentence,
+        "at": now,
+    }
+    _DECIDE.run(conn, verdict)
 
 
 def studies_due(conn: Connection, policy: SettlePolicy, now: datetime) -> list[int]:

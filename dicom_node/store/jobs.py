@@ -115,7 +115,7 @@ _DUE_FIRST = {
         jobs.c.claimed_at.asc().nulls_first(), jobs.c.priority, jobs.c.id
     ),
 }
-_ANY_DUE = select(jobs.c.id).where(*_WAITING, _DUE).limit(1)
+_ANY_DUE = Ready(select(jobs.c.id).where(*_WAITING, _DUE).limit(1))
 _NEXT_TIME = select(func.min(jobs.c.not_before)).where(*_WAITING)
 
 
@@ -200,7 +200,7 @@ def claim(
 def next_due(conn: Connection, kind: JobKind, lane: str, now: datetime) -> datetime | None:
     """When the next waiting job of a lane may be claimed, `now` if one may be; None if nothing waits."""
     which = {"kind": kind, "lane": lane, "now": now, "horizon": now + LONGEST_DELAY}
-    if conn.scalar(_ANY_DUE, which) is not None:
+    if _ANY_DUE.run(conn, which).fetchone() is not None:
         return now
     later: datetime | None = conn.scalar(_NEXT_TIME, {"kind": kind, "lane": lane})
     return later

@@ -9,7 +9,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Update, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Update, bindparam, or_, select, update
+from sqlalchemy.dialects.sqlite import insert
 
 from dicom_node.core.delivery import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState
 from dicom_node.core.errors import IllegalTransition
@@ -75,13 +76,38 @@ _PARCELS = (
     .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
 )
 _NAMES_RESULT = Ready(select(results.c.id).where(results.c.sop_instance_uid == bindparam("uid")))
-_KNOWN_RESULT = select(results).where(results.c.sop_instance_uid == bindparam("uid"))
+_TIMES_OF_RESULT = select(results.c.dated_at, results.c.purged_at).where(results.c.id == bindparam("result"))
+_ADD_RESULT = Ready(
+    insert(results),
+    "sop_instance_uid",
+    "sop_class_uid",
+    "study_instance_uid",
+    "series_instance_uid",
+    "bundle",
+    "digest",
+    "size_bytes",
+    "created_at",
+    "steps",
+    "dated_at",
+)
+_LINK = Ready(insert(image_results).on_conflict_do_nothing(), "image_id", "result_id", "pane")
+_ADD_DELIVERY = Ready(
+    insert(deliveries).on_conflict_do_nothing(
+        index_elements=[deliveries.c.result_id, deliveries.c.destination]
+    ),
+    "result_id",
+    "destination",
+    "state",
+)
 
 
 def known_result(conn: Connection, sop_instance_uid: str) -> KnownResult | None:
     """The result with this UID, if it was emitted before."""
-    row = conn.execute(_KNOWN_RESULT, {"uid": sop_instance_uid}).one_or_none()
-    return KnownResult(row.id, row.dated_at, row.purged_at) if row is not None else None
+    found = _NAMES_RESULT.run(conn, {"uid": sop_instance_uid}).fetchone()
+    if found is None:
+        return None
+    times = conn.execute(_TIMES_OF_RESULT, {"result": found[0]}).one()
+    return KnownResult(found[0], times.dated_at, times.purged_at)
 
 
 def has_way_to_go(conn: Connection, result_id: int, destinations: Collection[str]) -> bool:
@@ -113,47 +139,35 @@ def add_result(conn: Connection, image_id: int, result: NewResult, now: datetime
     if known is not None:
         result_id = known.id
     else:
-        inserted = conn.execute(
-            insert(results).values(
-                sop_instance_uid=result.sop_instance_uid,
-                sop_class_uid=result.sop_class_uid,
-                study_instance_uid=result.study_instance_uid,
-                series_instance_uid=result.series_instance_uid,
-                bundle=result.bundle,
-                digest=result.digest,
-                size_bytes=result.size_bytes,
-                created_at=now,
-                steps=json.dumps(dict(result.steps)),
-                dated_at=result.dated_at,
-            )
-        ).inserted_primary_key
-        assert inserted is not None
-        result_id = int(inserted[0])
+        row = {
+            "sop_instance_uid": result.sop_instance_uid,
+            "sop_class_uid": result.sop_class_uid,
+            "study_instance_uid": result.study_instance_uid,
+            "series_instance_uid": result.series_instance_uid,
+            "bundle": result.bundle,
+            "digest": result.digest,
+            "size_bytes": result.size_bytes,
+            "created_at": now,
+            "steps": json.dumps(dict(result.steps)),
+            "dated_at": result.dated_at,
+        }
+        added = _ADD_RESULT.run(conn, row).lastrowid
+        assert added is not None
+        result_id = added
     link_result(conn, image_id, result_id, result.pane)
     return result_id
 
 
 def link_result(conn: Connection, image_id: int, result_id: int, pane: int) -> None:
     """Note that this image has this result."""
-    known = select(image_results).where(
-        image_results.c.image_id == image_id, image_results.c.result_id == result_id
-    )
-    if conn.execute(known).one_or_none() is None:
-        conn.execute(insert(image_results).values(image_id=image_id, result_id=result_id, pane=pane))
+    _LINK.run(conn, {"image_id": image_id, "result_id": result_id, "pane": pane})
 
 
 def add_delivery(conn: Connection, result_id: int, destination: str) -> int | None:
     """Queue a result for a destination; None if that was done before."""
-    same = select(deliveries.c.id).where(
-        deliveries.c.result_id == result_id, deliveries.c.destination == destination
-    )
-    if conn.scalar(same) is not None:
-        return None
-    inserted = conn.execute(
-        insert(deliveries).values(result_id=result_id, destination=destination, state=DeliveryState.QUEUED)
-    ).inserted_primary_key
-    assert inserted is not None
-    return int(inserted[0])
+    way = {"result_id": result_id, "destination": destination, "state": DeliveryState.QUEUED}
+    added = _ADD_DELIVERY.run(conn, way)
+    return added.lastrowid if added.rowcount else None
 
 
 def load_parcels(conn: Connection, delivery_ids: list[int]) -> dict[int, Parcel]:

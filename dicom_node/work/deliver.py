@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pydicom.uid import ExplicitVRLittleEndian
@@ -22,6 +22,7 @@ from dicom_node.store.files import Layout
 from dicom_node.store.jobs import ClaimedJob, NewJob
 from dicom_node.store.results import Parcel, load_parcels, move_delivery
 from dicom_node.store.retention import purged_words
+from dicom_node.store.scratch import Scratch
 from dicom_node.work.outcome import Moved, Outcome
 
 CONFIRM_ATTEMPTS = 20
@@ -53,6 +54,8 @@ class Deliver:
     """Hears what is about to be sent."""
     stopping: Callable[[], bool]
     """True once the process is to end: what was not begun is left for the next start."""
+    scratch: Scratch = field(default_factory=Scratch)
+    """Where results are read to."""
 
     def __call__(self, claimed: Sequence[ClaimedJob]) -> Iterator[Outcome]:
         """Send every parcel that the destination does not have yet."""
@@ -77,6 +80,7 @@ class Deliver:
                 sop_class_uid=parcel.sop_class_uid,
                 sop_instance_uid=parcel.sop_instance_uid,
                 transfer_syntax_uid=str(ExplicitVRLittleEndian),
+                opened=self.scratch.open,
             )
             for _, parcel in waiting
         ]

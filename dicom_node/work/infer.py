@@ -22,7 +22,7 @@ from dicom_node.dicom.reading import ReadLimits, SourceImage, read_image
 from dicom_node.dicom.results import ResultIdentity, write_result
 from dicom_node.dicom.skip import Skip
 from dicom_node.store.database import Database
-from dicom_node.store.files import Layout, digest_from, place_file, sync_file
+from dicom_node.store.files import Layout, place_file, sync_file
 from dicom_node.store.images import StoredImage, decide, holds_digest, load_image, study_is_settled
 from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue
 from dicom_node.store.results import (
@@ -34,6 +34,7 @@ from dicom_node.store.results import (
     link_result,
 )
 from dicom_node.store.retention import purged_words
+from dicom_node.store.scratch import Scratch
 from dicom_node.work.make import (
     Appearance,
     Elastogram,
@@ -76,6 +77,8 @@ class Infer:
     """What becomes of frames that do not look like what the model was made for."""
     pulse: Pulse = field(default_factory=Pulse)
     """Beaten before each image is read, at each pass of the model, and before results are made."""
+    scratch: Scratch = field(default_factory=Scratch)
+    """Where results are put together."""
     helpers: int = 1
     """Threads that work on images. What takes long there (decoding, filtering, the network, digests, syncs)
     leaves Python's lock alone."""
@@ -224,9 +227,11 @@ class Infer:
         started = time.monotonic()
         written = self.layout.incoming / f"result-{uuid.uuid4()}.dcm"
         try:
-            write_result(made.dataset, written)
+            with self.scratch.sheet() as sheet:
+                write_result(made.dataset, sheet)
+                digest, size = sheet.digest(), sheet.size
+                sheet.save(written)
             faults.step("infer.written")
-            digest, size = digest_from(written, 0, "")
             sync_file(written)
         except OSError:
             written.unlink(missing_ok=True)  # half a file would take the room that the next try needs
