@@ -25,6 +25,7 @@ from pynetdicom.presentation import build_context
 
 from dicom_node.core.image import Arrival
 from dicom_node.dicom.part10 import dataset_offset, file_head
+from dicom_node.network.blanks import BlankFiles
 from dicom_node.network.scp import Received
 from dicom_node.network.spool import Spool, SpoolLimits
 from dicom_node.store import overview
@@ -281,12 +282,12 @@ class Receiver:
         self.stderr.close()
 
 
-def received_from(path: Path, incoming: Path) -> Received:
+def received_from(path: Path, incoming: Path, blanks: BlankFiles | None = None) -> Received:
     """A file as the receiver has it once it has arrived, from PACS to EMODE."""
     meta = read_file_meta_info(path)
     syntax = str(meta.TransferSyntaxUID)
     uids = str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID)
-    spool = Spool(SpoolLimits(incoming, 1 << 30, lambda: None), syntax)
+    spool = Spool(SpoolLimits(incoming, 1 << 30, lambda: None), syntax, blanks)
     spool.begin(file_head(*uids, syntax))
     spool.write(memoryview(path.read_bytes()[dataset_offset(path) :]))
     spool.end()

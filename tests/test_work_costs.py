@@ -16,6 +16,7 @@ from dicom_node.core.retention import RetentionPolicy
 from dicom_node.core.rules import Route
 from dicom_node.dicom import reading
 from dicom_node.dicom.reading import SourceImage, read_image
+from dicom_node.network.blanks import BlankFiles
 from dicom_node.store import overview
 from dicom_node.store.database import open_database
 from dicom_node.store.files import Layout
@@ -67,12 +68,15 @@ def costs(tmp_path, monkeypatch):
         Together(database), layout, Bells(layout.bells), (route,), 5, lambda: datetime.now(UTC)
     )
 
-    def take(number, kinds=("statements", "commits", "syncs")):
+    def take(number, kinds=("statements", "commits", "syncs"), *, blank=False):
         ds = breast_still(rows=64, columns=64, instance_number=number)
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}"
         path = write(ds, tmp_path / "image.dcm")
+        files = BlankFiles(layout.incoming, 1)
+        if blank:
+            files.prepare()
         counted.clear()
-        reception.take(received_from(path, layout.incoming))
+        reception.take(received_from(path, layout.incoming, files))
         return {kind: counted[kind] for kind in kinds}
 
     yield take
@@ -85,6 +89,12 @@ def test_an_image_of_a_known_study(costs):
     # the log by itself, which SQLite does and nobody counts here.
     for number in range(2, 6):
         assert costs(number) == {"statements": 8, "commits": 1, "syncs": 2}
+
+
+def test_an_image_whose_file_was_made_before(costs):
+    costs(1)
+    # The file alone: its folder was synced while nobody waited, and its final name is not waited for.
+    assert costs(2, blank=True) == {"statements": 8, "commits": 1, "syncs": 1}
 
 
 def test_an_ordinary_image_is_written_once_and_not_read_back(costs, monkeypatch, tmp_path):

@@ -16,6 +16,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
+from dicom_node.dicom.values import tag_of
+
 _EXPLICIT = struct.Struct("<HH2sH").unpack_from
 _IMPLICIT = struct.Struct("<HHL").unpack_from
 _LENGTH = struct.Struct("<L").unpack_from
@@ -88,7 +90,7 @@ class _Walk:
             value = some[at:stop] or _EMPTY[vr]
             if tag == _SPECIFIC_CHARACTER_SET and not _is_known(vr, value):
                 raise _Unusual
-            key = BaseTag(tag)
+            key = tag_of(tag)
             elements[key] = RawDataElement(key, vr, stop - at, value, at, implicit, True)  # type: ignore[arg-type]
             at = after
         return False

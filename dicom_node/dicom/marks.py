@@ -27,6 +27,7 @@ CONTRIBUTION_WORDS = "Synthetic strain elastography"
 WEIGHTS_WORDS = "weights sha256"
 PRIVATE_GROUP = 0x0099
 PRIVATE_CREATOR = "EMODE PROVENANCE 1"
+_CREATORS = tuple(BaseTag(PRIVATE_GROUP << 16 | number) for number in range(0x10, 0x20))
 
 
 def own_mark(ds: Dataset) -> str:
@@ -71,13 +72,11 @@ def _begins(keyword: str, words: str) -> Callable[[Dataset], bool]:
 
 def _provenance(ds: Dataset) -> bool:
     """The private creator. Its element number is the next free one, so another program may move it."""
-    wanted = PRIVATE_CREATOR.encode("ascii")
-    for number in range(0x10, 0x20):
-        tag = BaseTag(PRIVATE_GROUP << 16 | number)
-        if tag in ds:
+    for tag in _CREATORS:
+        if tag in ds._dict:  # as it was read; past __contains__, which asks what a tag may be
             value = getattr(ds.get_item(tag, keep_deferred=True), "value", None)
             found = value.encode("ascii", "replace") if isinstance(value, str) else value
-            if isinstance(found, bytes) and found.strip(b" \0") == wanted:
+            if isinstance(found, bytes) and found.strip(b" \0") == PRIVATE_CREATOR.encode("ascii"):
                 return True
     return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -62,12 +62,14 @@ def is_stepped_over(ds: Dataset, tag: BaseTag) -> bool:
 
 def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
     """The values as stripped strings; empty if absent or unreadable."""
-    element = _element(ds, keyword)
+    element = ds._dict.get(_tag_of(keyword))  # type: ignore[arg-type]
     if element is None or _raw_length(element) > _LARGEST_TEXT:
         return ()
-    value: object = _as_it_stands(element)
-    if value is None:
-        value = element_value(ds, keyword)
+    words = _as_it_stands(element)
+    if words is not None:
+        found = [word.strip(" \0") for word in words]
+        return tuple(found) if any(found) else ()
+    value = element_value(ds, keyword)
     if value is None or isinstance(value, bytes | Sequence):
         return ()
     if isinstance(value, list | tuple | MultiValue):
@@ -79,7 +81,8 @@ def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
 
 def text(ds: Dataset, keyword: str) -> str:
     """The first value as a stripped string; empty if absent or unreadable."""
-    return next(iter(texts(ds, keyword)), "")
+    values = texts(ds, keyword)
+    return values[0] if values else ""
 
 
 def number(ds: Dataset, keyword: str) -> float | None:
@@ -109,7 +112,16 @@ def items(ds: Dataset, keyword: str) -> tuple[Dataset, ...]:
 @cache
 def _tag_of(keyword: str) -> BaseTag | None:
     tag = tag_for_keyword(keyword)
-    return None if tag is None else BaseTag(tag)
+    return None if tag is None else tag_of(tag)
+
+
+@lru_cache(1024)
+def tag_of(number: int) -> BaseTag:
+    """The tag with this number: the same object for the same number, mostly.
+
+    pydicom compares two tags in Python, but Python finds by itself that an object is the one it looks for.
+    """
+    return BaseTag(number)
 
 
 def _element(ds: Dataset, keyword: str) -> DataElement | RawDataElement | None:

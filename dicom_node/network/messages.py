@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from dicom_node.dicom.part10 import file_head
+from dicom_node.network.blanks import BlankFiles
 from dicom_node.network.command import (
     C_CANCEL_RQ,
     C_ECHO_RQ,
@@ -21,7 +22,7 @@ from dicom_node.network.command import (
 )
 from dicom_node.network.pdu import IS_COMMAND, IS_LAST, Fragment
 from dicom_node.network.rules import BrokenRule
-from dicom_node.network.spool import BlankFile, Spool, SpoolLimits
+from dicom_node.network.spool import Spool, SpoolLimits
 
 LONGEST_COMMAND_SET = 1 << 14
 """Bytes; a C-STORE-RQ has about 300."""
@@ -65,7 +66,7 @@ class Inbox:
         """Wait for a message in one of these presentation contexts."""
         self._contexts = contexts
         self._limits = limits
-        self._blank = BlankFile(limits)
+        self._blanks = BlankFiles(limits.folder, limits.number)
         self._context_id: int | None = None
         self._command_set = bytearray()
         self._message: Message | None = None
@@ -82,11 +83,11 @@ class Inbox:
 
     def prepare(self) -> None:
         """Make ready for another object, while the peer still thinks about its last answer."""
-        self._blank.prepare()
+        self._blanks.prepare()
 
     def close(self) -> None:
         """Forget the message under way; no other will come."""
-        self._blank.remove()
+        self._blanks.remove()
         if self._message is not None and self._message.spool is not None:
             self._message.spool.remove()
         self._begin_anew()
@@ -116,7 +117,7 @@ class Inbox:
         if not command.has_data_set:
             return self._whole()
         if command.field == C_STORE_RQ:
-            message.spool = Spool(self._limits, context.transfer_syntax, self._blank)
+            message.spool = Spool(self._limits, context.transfer_syntax, self._blanks)
             message.spool.begin(
                 file_head(command.sop_class_uid, command.sop_instance_uid, context.transfer_syntax)
             )

@@ -1,21 +1,22 @@
-"""A data set on its way to the disk: if it is too large, or the disk too full, its sender hears so."""
+"""A data set on its way to the disk: if it is too large, or the disk too full, its sender hears so.
+
+Its file gets the name that it keeps for good in the transaction that records it, and nothing waits until the
+disk knows that name. Until then it has one in `folder` that the disk does know: a power cut can only take the
+file back there, where a start finds it (`store/adoption.py`).
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-import re
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.core.errors import NodeError, ObjectTooLarge, StorageFull
-
-_NAME = re.compile(r"tmp(\d+)-[0-9a-f]{32}\.dcm|tmp[0-9a-f]{32}\.dcm")
-"""Files of earlier versions have no number; there was one process then."""
+from dicom_node.network.blanks import BlankFiles, create_file, new_path, sync_folder
 
 _LOOK_EVERY = 8 << 20
 """Bytes between two looks at the free space; times the associations, it has to stay below the reserve."""
@@ -43,42 +44,6 @@ class SpoolLimits:
     number: int = 1
 
 
-def spooled_in(folder: Path) -> list[tuple[Path, int]]:
-    """The spooled files that lie in a folder, each with the number of the process that made it."""
-    named = ((path, _NAME.fullmatch(path.name)) for path in folder.iterdir())
-    return [(path, int(name[1] or 1)) for path, name in named if name]
-
-
-class BlankFile:
-    """An empty file that waits for the next object: making one can take longer than filling it."""
-
-    def __init__(self, limits: SpoolLimits) -> None:
-        """Where these say, once `prepare` is called."""
-        self._limits = limits
-        self._made: tuple[Path, int] | None = None
-
-    def prepare(self) -> None:
-        """Make it now, if there is none. What goes wrong will be said when it is needed."""
-        if self._made is None:
-            path = _new_path(self._limits)
-            with suppress(OSError):
-                self._made = path, _create(path)
-
-    def take(self) -> tuple[Path, int] | None:
-        """Its path and its descriptor, which are the caller's now; None if there is none."""
-        made, self._made = self._made, None
-        return made
-
-    def remove(self) -> None:
-        """Nothing more will come."""
-        made = self.take()
-        if made is not None:
-            path, descriptor = made
-            os.close(descriptor)
-            with suppress(OSError):
-                path.unlink()
-
-
 class Spool:
     """The file of one data set. Writing never raises: what went wrong is `failure`, and the rest is dropped.
 
@@ -86,10 +51,12 @@ class Spool:
     is left. The digest is taken on the way, so that nobody has to read the file again for it.
     """
 
-    def __init__(self, limits: SpoolLimits, transfer_syntax_uid: str, blank: BlankFile | None = None) -> None:
+    def __init__(
+        self, limits: SpoolLimits, transfer_syntax_uid: str, blanks: BlankFiles | None = None
+    ) -> None:
         """Open the file, or have `failure`.
 
-        blank  gives the file, if it has one.
+        blanks  give the file, if they have one.
         """
         self._limits = limits
         self._next_look = 0
@@ -100,13 +67,14 @@ class Spool:
         self.failure: NodeError | None = None
         self.transfer_syntax_uid = transfer_syntax_uid
         self.size = 0
-        made = blank.take() if blank is not None else None
+        made = blanks.take() if blanks is not None else None
+        self._has_durable_name = made is not None
         if made is not None:
             self.path, self._descriptor = made
             return
-        self.path = _new_path(limits)
+        self.path = new_path(limits.folder, limits.number)
         try:
-            self._descriptor = _create(self.path)
+            self._descriptor = create_file(self.path)
         except OSError as error:
             self._give_up(_full(error))
 
@@ -142,9 +110,12 @@ class Spool:
             self._start_writing()
 
     def sync(self) -> None:
-        """Make the content durable; the file has no final name yet. Raises OSError."""
+        """Make the content durable, and that it lies here; the file has no final name yet. Raises OSError."""
         assert self._descriptor is not None
         os.fsync(self._descriptor)
+        if not self._has_durable_name:
+            sync_folder(self._limits.folder)
+            self._has_durable_name = True
 
     def close(self) -> None:
         """Free the descriptor; the file stays."""
@@ -200,14 +171,6 @@ class Spool:
         if self.failure is None:
             self.failure = failure
         self.remove()
-
-
-def _new_path(limits: SpoolLimits) -> Path:
-    return limits.folder / f"tmp{limits.number}-{uuid.uuid4().hex}.dcm"
-
-
-def _create(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 def _full(error: OSError) -> StorageFull:

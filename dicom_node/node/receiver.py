@@ -14,11 +14,12 @@ from dicom_node.core.identity import is_loopback
 from dicom_node.network.admission import Admission, AllowedPeer
 from dicom_node.network.association import AssociationLimits
 from dicom_node.network.audit import IncomingAudit
+from dicom_node.network.blanks import spooled_in
 from dicom_node.network.entrance import Entrance
 from dicom_node.network.scp import ReportDesk, ScpSettings, StoreScp
 from dicom_node.network.seats import Seats
 from dicom_node.network.server import DoorLimits, Listener
-from dicom_node.network.spool import SpoolLimits, spooled_in
+from dicom_node.network.spool import SpoolLimits
 from dicom_node.node.base import Base
 from dicom_node.node.peers import listening_credentials
 from dicom_node.node.values import FOLLOW_CERTIFICATES_S, now, routes_of, watermarks_of

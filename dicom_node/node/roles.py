@@ -15,6 +15,7 @@ from dicom_node.core import faults
 from dicom_node.node.base import Base
 from dicom_node.node.people import audit_log_of
 from dicom_node.node.values import layout_of, now
+from dicom_node.store.adoption import adopt
 from dicom_node.store.database import open_database
 from dicom_node.store.process import Bells, sole_holder
 from dicom_node.supervise import Post, Role, end_with_parent, on_hangup, stop_on_signal
@@ -55,6 +56,7 @@ def run_post(
         connections = config.listen.max_associations if post.role is Role.RECEIVER else 10
         database = open_database(layout.database, now(), connections=connections)
         stack.callback(database.close)
+        adopt(database, layout)
         faults.step("role.opened")
         trail = QueuedTrail(audit_log_of(config))
         stack.callback(trail.close)

@@ -33,6 +33,7 @@ class Database:
         """Wrap an engine made by `open_database`."""
         self._writer = engine
         self._reader = engine.execution_options(**{_READ_ONLY: True})
+        self._kept: Connection | None = None
         self._watcher: sqlite3.Connection | None = None
         self._watching = threading.Lock()
 
@@ -45,6 +46,27 @@ class Database:
         """
         with _trouble_is_temporary(), self._writer.begin() as conn:
             yield conn
+
+    @contextmanager
+    def write_again(self) -> Iterator[Connection]:
+        """As `write`, for a thread that writes again and again: over a connection that stays open.
+
+        One thread at a time. To hand out a connection and to take it back costs SQLAlchemy 0.04 ms.
+        """
+        with _trouble_is_temporary():
+            if self._kept is None:
+                self._kept = self._writer.connect()
+            try:
+                with self._kept.begin():
+                    yield self._kept
+            except BaseException:  # whatever it was, the next transaction shall know nothing of it
+                self._let_go()
+                raise
+
+    def _let_go(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -88,6 +110,7 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        self._let_go()
         self._writer.dispose()
         with self._watching:
             if self._watcher is not None:

@@ -104,17 +104,33 @@ def place_file(written: Path, place: Path) -> None:
     an existing file is harmless, and one that is there already (a commit failed after it got its name)
     is as good.
     """
-    folder = place.parent
+    move_file(written, place)
+    _sync(place.parent)
+
+
+def move_file(written: Path, place: Path) -> None:
+    """As `place_file`, but a power cut may take the file back to the name that it has now.
+
+    For whoever finds it there again: where the disk knows that name (`network/spool.py` has it so), and a
+    start looks for what rows need (`store/adoption.py`), nothing is lost, and nobody waits for the folder.
+    """
+    try:
+        written.replace(place)
+    except FileNotFoundError:
+        _make_folder(place.parent)
+        try:
+            written.replace(place)
+        except FileNotFoundError:
+            if not place.exists():
+                raise
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder of `_place` durable; it is there already if a file is missing instead."""
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _sync(folder.parent.parent)
         _sync(folder.parent)
-    try:
-        written.replace(place)
-    except FileNotFoundError:
-        if not place.exists():
-            raise
-    _sync(folder)
 
 
 def digest_from(path: Path, offset: int, prefix: str) -> tuple[str, int]:

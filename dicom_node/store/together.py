@@ -86,7 +86,7 @@ class Together:
                 one.done = True
 
     def _write_in_one(self, batch: Sequence[_Write]) -> None:
-        with self._database.write() as conn:
+        with self._database.write_again() as conn:
             for one in batch:
                 one.outcome = one.work(conn)
 

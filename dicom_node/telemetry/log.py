@@ -49,6 +49,8 @@ FIELDS = (
 )
 """Every field a log line may carry. None of them can hold a name, a patient ID or a description."""
 
+_ENCODE = json.JSONEncoder(default=str).encode
+
 _OURS = ("dicom_node", "model", "training")
 
 SILENCED = ("pydicom", "pynetdicom", "highdicom", "apscheduler", "PIL")
@@ -70,7 +72,7 @@ class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"at": at, "level": record.levelname.lower(), "event": record.getMessage(), **_fields(record)}
-        return json.dumps(line, default=str)
+        return _ENCODE(line)
 
 
 def where(error: BaseException) -> str:
@@ -97,6 +99,9 @@ def set_up_logging(level: str, style: str) -> None:
     ours.handlers = [handler]
     ours.propagate = False
     ours.setLevel(level.upper())
+    # No line says where in the code, or in which thread, it was written: Python need not find out.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for library in SILENCED:
         theirs = logging.getLogger(library)
         theirs.handlers = [logging.NullHandler()]

@@ -21,7 +21,7 @@ from dicom_node.dicom.header import header_from, read_header
 from dicom_node.dicom.skip import Skip, SkipCode
 from dicom_node.network.scp import Received, Taken
 from dicom_node.network.spool import Spool
-from dicom_node.store.files import Layout, place_file
+from dicom_node.store.files import Layout, move_file
 from dicom_node.store.images import Novelty, Receipt, is_worth_another_try, record_arrival
 from dicom_node.store.jobs import NewJob, enqueue
 from dicom_node.store.process import Bells
@@ -107,7 +107,7 @@ class Reception:
         skip = skip or _made_here(conn, header)
         digest = received.spool.digest
         # In the transaction that records it, or the sweep could take it for garbage.
-        place_file(received.spool.path, self.layout.source(digest))
+        move_file(received.spool.path, self.layout.source(digest))
         faults.step("receive.placed")
         receipt = record_arrival(
             conn,
