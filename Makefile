@@ -84,7 +84,7 @@ pairs: install
 	$(TRAIN) simulate --n 300 --seed 1000000 --out $(RUNS)/validation
 	$(TRAIN) simulate --n 300 --seed 2000000 --out $(RUNS)/test
 	$(TRAIN) simulate --n 150 --seed 2000000 --simulator referee --out $(RUNS)/referee
-	$(TRAIN) simulate --layouts '$(BUSI)' --draws 8 --out $(RUNS)/layouts
+	$(TRAIN) simulate --layouts '$(BUSI)' --draws 6 --out $(RUNS)/layouts
 
 train-default: TISSUE = 10000
 train-default: pairs  ## train a bundle like the one that ships from nothing: about two hours; BUSI=folder with its stills
@@ -92,7 +92,7 @@ train-default: pairs  ## train a bundle like the one that ships from nothing: ab
 	$(TRAIN) export --run $(RUNS)/small $(SCORED) --out $(RUNS)/small/bundle
 
 train-onward: TISSUE = 7000
-train-onward: start-named pairs  ## go on from the bundle START, as the bundle that ships did from the one before: an hour; BUSI=folder
+train-onward: start-named pairs  ## go on from the bundle START, as the bundle that ships did from 0.3.0: an hour; BUSI=folder
 	$(TRAIN) fit --config onward --start '$(START)' $(PAIRS) --out $(RUNS)/onward
 	$(TRAIN) export --run $(RUNS)/onward $(SCORED) --out $(RUNS)/onward/bundle
 

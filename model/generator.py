@@ -16,7 +16,6 @@ from torch.nn import functional
 from model.blocks import ResidualBlock, TransformerBlock, UpBlock, group_norm
 from model.colormap import get_colormap
 from model.errors import SizeUnsupported, SpecInvalid
-from model.lesions import LesionReader, LesionTeller
 from model.strict import read_dataclass
 
 COLOUR_MODES = ("rendered", "literal")
@@ -46,8 +45,6 @@ class GeneratorSpec:
     smooth over 2 to 3 mm: features at half size cost a third and lose nothing that a strain map has."""
     uncertainty: bool = False
     """Whether the strain head also says how far off it expects to be."""
-    reads_lesions: bool = False
-    """Whether both heads are told where lesions lie and how they look; see model.lesions."""
     colormap: str = "emode-rainbow"
     colormap_version: int = 1
     alpha: float = 0.5
@@ -117,8 +114,6 @@ class Generator(nn.Module):
             *(TransformerBlock(spec.dim, spec.heads, spec.mlp_ratio) for _ in range(spec.layers))
         )
         self.ups = nn.ModuleList(UpBlock(a, b) for a, b in pairwise(reversed(widths)))
-        self.reader = LesionReader(finest) if spec.reads_lesions else None
-        self.teller = LesionTeller(finest) if spec.reads_lesions else None
         self.strain_head = nn.Sequential(
             group_norm(finest), nn.SiLU(), nn.Conv2d(finest, 2 if spec.uncertainty else 1, 3, padding=1)
         )
@@ -136,41 +131,22 @@ class Generator(nn.Module):
 
     def forward(self, x: torch.Tensor) -> GeneratorOutput:
         """x  (N, 1, H, W) in [-1, 1], as `to_tensor` gives it."""
-        return self.reading(x)[0]
+        return self.with_features(x)[0]
 
-    def reading(
-        self, x: torch.Tensor, drowned: torch.Tensor | None = None
-    ) -> tuple[GeneratorOutput, torch.Tensor | None]:
-        """Both heads, and what was read of lesions on the way; see `told`."""
-        features, logits = self.told(self.features(x), drowned)
-        return self.heads(features, x), logits
-
-    def told(
-        self, features: torch.Tensor, drowned: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What both heads read, and what was read of lesions, (N, 1 + kinds, h, w), where the network does.
-
-        drowned  for training: added to the features in their own deviations, where the heads look and the
-                 reader of lesions does not.
-        """
-        if self.reader is None or self.teller is None:
-            return features, None
-        logits = self.reader(features)
-        if drowned is not None:
-            features = features + drowned * features.detach().std(dim=(2, 3), keepdim=True)
-        return self.teller(features, logits), logits
-
-    def heads(self, features: torch.Tensor, x: torch.Tensor) -> GeneratorOutput:
-        """Strain and colour from what `told` gives, and the picture itself."""
+    def with_features(self, x: torch.Tensor) -> tuple[GeneratorOutput, torch.Tensor]:
+        """Both heads, and what they read, (N, channels[0], H/unshuffle, W/unshuffle): for training."""
+        if x.shape[-1] % 16 or x.shape[-2] % 16:
+            raise SizeUnsupported(f"{x.shape[-1]} x {x.shape[-2]}", height=x.shape[-2], width=x.shape[-1])
         bmode = (x.float() + 1.0) / 2.0
+        features = self.features(x)
         strain, spread = self._strain(features)
         carried = self._enlarge(self.carry(features))
         raw = self.colour_head(torch.cat([carried, strain, bmode], dim=1)).float()
         if self.spec.colour_mode == "literal":
-            return GeneratorOutput(strain, torch.sigmoid(raw), torch.zeros_like(raw), spread)
+            return GeneratorOutput(strain, torch.sigmoid(raw), torch.zeros_like(raw), spread), features
         residual = RESIDUAL_LIMIT * torch.tanh(raw)
         colour = (self.blend(strain, bmode) + residual).clamp(0.0, 1.0)
-        return GeneratorOutput(strain, colour, residual, spread)
+        return GeneratorOutput(strain, colour, residual, spread), features
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The Transformer's output (N, dim, H/16, W/16) and the features of each size, finest first."""
@@ -183,9 +159,7 @@ class Generator(nn.Module):
         return self.bottom(features), skips
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """What is seen of the picture: (N, channels[0], H/unshuffle, W/unshuffle)."""
-        if x.shape[-1] % 16 or x.shape[-2] % 16:
-            raise SizeUnsupported(f"{x.shape[-1]} x {x.shape[-2]}", height=x.shape[-2], width=x.shape[-1])
+        """What both heads read: (N, channels[0], H/unshuffle, W/unshuffle)."""
         features, skips = self.encode(x)
         for up in self.ups:
             features = up(features, skips.pop())

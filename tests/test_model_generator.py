@@ -1,7 +1,5 @@
 """The network's shape, size and arithmetic."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,6 @@ from model.generator import RESIDUAL_LIMIT, SPREAD_FLOOR, Generator, GeneratorSp
 TINY = GeneratorSpec(channels=(8, 8, 16, 16), dim=32, layers=1, heads=2)
 HALF = GeneratorSpec(channels=(8, 16, 16), dim=32, layers=1, heads=2, unshuffle=2, uncertainty=True)
 QUARTER = GeneratorSpec(channels=(16, 16), dim=32, layers=1, heads=2, unshuffle=4, uncertainty=True)
-READS = replace(HALF, reads_lesions=True)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +25,7 @@ def test_size_m_is_the_recipe():
     assert parameters <= 8_000_000
 
 
-@pytest.mark.parametrize("spec", [TINY, HALF, QUARTER, READS], ids=["full", "half", "quarter", "reads"])
+@pytest.mark.parametrize("spec", [TINY, HALF, QUARTER], ids=["full", "half", "quarter"])
 @pytest.mark.parametrize("size", [(16, 16), (128, 160), (48, 208), (176, 32)])
 def test_any_multiple_of_sixteen(spec, size):
     with torch.inference_mode():
@@ -62,44 +59,6 @@ def test_every_weight_learns(spec):
     sum(part.square().sum() for part in parts).backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
     assert idle == []
-
-
-def test_what_is_read_of_lesions_is_told_to_both_heads_and_to_nobody_at_first():
-    torch.manual_seed(1)
-    network, x = Generator(READS), torch.rand(2, 1, 32, 48) * 2 - 1
-    features = network.features(x)
-    told, logits = network.told(features)
-    assert logits.shape == (2, 3, 16, 24)
-    assert torch.equal(told, features)
-    torch.nn.init.normal_(network.teller.tell.weight)
-    with torch.inference_mode():
-        before = network(x)
-        network.reader.head[-1].bias += 3.0
-        after = network(x)
-    assert float((before.strain - after.strain).abs().max()) > 1e-3
-    assert float((before.colour - after.colour).abs().max()) > 1e-3
-
-
-def test_strain_does_not_change_what_is_read_of_lesions():
-    network = Generator(READS)
-    for last in (network.teller.tell, network.teller.refine.conv2):
-        torch.nn.init.normal_(last.weight)
-    out, logits = network.reading(torch.rand(2, 1, 32, 32) * 2 - 1)
-    out.strain.sum().backward(retain_graph=True)
-    assert all(p.grad is None for p in network.reader.parameters())
-    assert bool(network.teller.tell.weight.grad.any())
-    logits.sum().backward()
-    assert all(p.grad is not None for p in network.reader.parameters())
-
-
-def test_what_drowns_features_does_not_reach_the_reader():
-    torch.manual_seed(2)
-    network, x = Generator(READS), torch.rand(1, 1, 32, 32) * 2 - 1
-    with torch.inference_mode():
-        plain, read = network.reading(x)
-        drowned, read_drowned = network.reading(x, torch.randn(1, 8, 1, 1).expand(1, 8, 16, 16))
-    assert torch.equal(read, read_drowned)
-    assert not torch.equal(plain.strain, drowned.strain)
 
 
 def test_other_sizes_are_refused(tiny):

@@ -27,7 +27,7 @@ from training.fitting.discriminator import crop
 from training.fitting.disturbance import Disturbance
 from training.fitting.fit import ALONE, fit
 from training.fitting.journal import LOG
-from training.fitting.lesions import drowning, reading_loss
+from training.fitting.lesion_reader import reading_loss
 from training.fitting.losses import ncc, soft_inversion, strain_ratio, weighted_l1
 from training.fitting.schedule import Schedule
 from training.fitting.step import Trainer
@@ -69,13 +69,11 @@ SETTINGS = {
         "heads": 2,
         "unshuffle": 2,
         "uncertainty": True,
-        "reads_lesions": True,
     },
     "losses": {
         "lesion_ncc": 1.0,
         "strain_ratio": 1.0,
         "lesion_look": 1.0,
-        "drowning": 0.5,
         "inversion": 1.0,
         "feature_matching": 1.0,
     },
@@ -123,7 +121,7 @@ def test_resumed_run_equals_uninterrupted(samples, tmp_path):
     for stop in (1, 4, None):
         pieces = fit(CONFIG, samples, samples, tmp_path / "pieces", stop_after=stop)
     assert whole.step == pieces.step == 6
-    for name in ("generator", "ema", "judges"):
+    for name in ("generator", "ema", "judges", "reader"):
         one, other = getattr(whole, name).state_dict(), getattr(pieces, name).state_dict()
         assert all(torch.equal(one[key], other[key]) for key in one)
     texts = [(tmp_path / run / LOG).read_text() for run in ("whole", "pieces")]
@@ -278,12 +276,6 @@ def test_start_takes_over_weights_and_refuses_others(samples, tmp_path):
     weights = Trainer(CONFIG.model_copy(update={"seed": 9}), ALONE).generator.state_dict()
     started = fit(CONFIG, samples, samples, tmp_path / "run", start=weights, stop_after=0)
     assert all(torch.equal(started.generator.state_dict()[name], weights[name]) for name in weights)
-    # A network that did not read lesions yet fits one that does, which says nothing of them at first.
-    plain = {name: value for name, value in weights.items() if not name.startswith(("reader.", "teller."))}
-    onward = fit(CONFIG, samples, samples, tmp_path / "onward", start=plain, stop_after=0)
-    now = onward.generator.state_dict()
-    assert len(plain) < len(now)
-    assert all(torch.equal(now[name], plain[name]) for name in plain)
     other = CONFIG.model_copy(update={"generator": CONFIG.generator.model_copy(update={"dim": 16})})
     with pytest.raises(CheckpointInvalid, match="another network"):
         fit(other, samples, samples, tmp_path / "other", start=weights)
@@ -341,49 +333,27 @@ def test_lesions_are_read_only_where_somebody_said_what_they_are(samples):
     batch = take(samples, torch.arange(2))
     lesion = torch.zeros_like(batch.lesion)
     lesion[:, :, 16:48, 32:64] = 1
-    looks = torch.tensor([[1.0, 0.0], [-1.0, -1.0]])
-    known = replace(batch, lesion=lesion, covered=torch.ones_like(lesion), looks=looks)
-    ten = torch.full_like(lesion, 10.0)
-    right = torch.cat([lesion * 20 - 10, ten, -ten], dim=1)[:, :, ::2, ::2]
+    known = replace(
+        batch, lesion=lesion, covered=torch.ones_like(lesion), suspicion=torch.tensor([1.0, -1.0])
+    )
+    right = torch.cat([lesion * 20 - 10, torch.full_like(lesion, 10.0)], dim=1)[:, :, ::2, ::2]
     assert float(reading_loss(right, known)) < 0.001
-    for kind in (1, 2):
-        wrong_look = right.clone()
-        wrong_look[:, kind] *= -1
-        assert float(reading_loss(wrong_look, known)) == pytest.approx(10.0, abs=0.01)
-    # No lesion found at all: a seventh of the pixels wrong by 10, and no overlap.
-    nowhere = right.clone()
-    nowhere[:, 0] = -10
-    share = float(lesion[0].mean())
-    assert float(reading_loss(nowhere, known)) == pytest.approx(10 * share + 1, abs=0.01)
+    wrong_look = right * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)
+    assert float(reading_loss(wrong_look, known)) == pytest.approx(10.0, abs=0.01)
     # What is said of the second picture, of which nothing is known, costs nothing.
     second = torch.stack([right[0], -right[1]])
     assert float(reading_loss(second, known)) == float(reading_loss(right, known))
-    nothing = replace(known, looks=torch.full((2, 2), -1.0))
+    nothing = replace(known, suspicion=torch.tensor([-1.0, -1.0]))
     assert float(reading_loss(-right, nothing)) == 0.0
 
 
 def test_looks_are_taken_from_what_the_pair_says(pairs, tmp_path):
-    kinds = {
-        "malignant": [1.0, 0.0], "cyst": [0.0, 1.0], "none": [0.0, 0.0], "isoechoic": [0.5, 0.0],
-        "unheard of": [-1.0, -1.0],
-    }  # fmt: skip
+    kinds = {"malignant": 1.0, "cyst": 0.0, "none": 0.0, "isoechoic": 0.5, "unheard of": -1.0}
     for i, kind in enumerate([*kinds, None]):
         info = {} if kind is None else {"kind": kind}
         write_pair(pair_path(tmp_path, i), replace(pairs[0], info=info))
     read = load_all(sorted(tmp_path.glob("pair-*.npz")), CONFIG.preprocess_spec())
-    assert read.looks.tolist() == [*kinds.values(), [UNKNOWN_LOOK] * 2]
-
-
-def test_lesions_are_drowned_as_a_whole_and_nothing_else_is(samples):
-    batch = take(samples, torch.arange(2))
-    lesion = torch.zeros_like(batch.lesion)
-    lesion[:, :, 16:48, 32:64] = 1
-    noise = drowning(replace(batch, lesion=lesion), 8, 2, torch.Generator().manual_seed(1))
-    inside = noise[:, :, 8:24, 16:32]
-    assert noise.shape == (2, 8, batch.bmode.shape[2] // 2, batch.bmode.shape[3] // 2)
-    assert bool((inside == inside[:, :, :1, :1]).all())
-    assert len(inside[:, :, 0, 0].unique()) == 16
-    assert float(noise.abs().sum()) == pytest.approx(float(inside.abs().sum()))
+    assert read.suspicion.tolist() == [*kinds.values(), UNKNOWN_LOOK]
 
 
 def test_too_few_pairs(samples, tmp_path):

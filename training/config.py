@@ -40,7 +40,6 @@ class GeneratorConfig(_Strict):
     mlp_ratio: float = 3.0
     unshuffle: int = 1
     uncertainty: bool = False
-    reads_lesions: bool = False
     colormap: str = "emode-rainbow"
     colormap_version: int = 1
     alpha: float = 0.5
@@ -98,9 +97,7 @@ class LossConfig(_Strict):
     lesion. Absolute errors of pixels ask for the likelier of two stiffnesses, and large lesions are the
     median of their own frame; this asks for the mean of what may be, relative to what lies around."""
     lesion_look: Weight = 0.0
-    """How well a network that reads lesions says where they lie and how they look."""
-    drowning: Weight = 0.0
-    """No weight, but how much noise hides what features say of a lesion as a whole, in their deviations."""
+    """How well the lesion, and whether it looks malignant, can be read from the features of both heads."""
     gradient: Weight = 50.0
     spread: Weight = 1.0
     """How far off the network expects to be, where it says so."""
@@ -138,17 +135,6 @@ class TrainingConfig(_Strict):
             for side in (self.preprocess.height, self.preprocess.width):
                 if side % (16 * phase.shrink):
                     raise ValueError(f"side {side} shrunk by {phase.shrink} is no multiple of 16")
-        return self
-
-    @model_validator(mode="after")
-    def _readers_are_taught(self) -> Self:
-        reads, losses = self.generator.reads_lesions, self.losses
-        if reads != bool(losses.lesion_look):
-            raise ValueError("generator.reads_lesions and losses.lesion_look need each other")
-        if losses.drowning and not reads:
-            raise ValueError(
-                "losses.drowning needs generator.reads_lesions, or nothing says how lesions strain"
-            )
         return self
 
     @property

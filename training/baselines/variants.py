@@ -39,7 +39,7 @@ def l1_only(config: TrainingConfig) -> TrainingConfig:
     update = {
         "losses": LossConfig.model_validate(losses),
         "phases": phases,
-        "generator": config.generator.model_copy(update={"uncertainty": False, "reads_lesions": False}),
+        "generator": config.generator.model_copy(update={"uncertainty": False}),
     }
     return config.model_copy(update=update)
 

@@ -13,7 +13,7 @@ from training.config import TrainingConfig
 from training.errors import CheckpointInvalid, NotFinite
 from training.fitting.discriminator import Judges, Verdict
 from training.fitting.disturbance import Disturbance
-from training.fitting.lesions import drowning, reading_loss
+from training.fitting.lesion_reader import LesionReader, reading_loss
 from training.fitting.losses import (
     feature_matching,
     gradient_l1,
@@ -47,17 +47,18 @@ class Trainer:
         with _seeded(config.seed):
             self.generator = Generator(config.generator_spec())
             self.judges = Judges(judges.features, judges.scales, lesion=judges.lesion)
-        for network in (self.generator, self.judges):
+            self.reader = LesionReader(config.generator.channels[0])
+        for network in (self.generator, self.judges, self.reader):
             network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.step = 0
         self.generator_optimiser = torch.optim.AdamW(
-            self.generator.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+            self._learning(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
         )
         self.judge_optimiser = torch.optim.Adam(
             self.judges.parameters(), lr=config.discriminator_learning_rate, betas=(0.5, 0.99)
         )
-        generate = self.generator.reading
+        generate = self.generator.with_features
         self._generate = torch.compile(generate) if config.compile else generate
         self._judge = torch.compile(self.judges) if config.compile else self.judges
 
@@ -70,12 +71,11 @@ class Trainer:
         bmode = batch.bmode.contiguous(memory_format=torch.channels_last)
         boxes = lesion_boxes(batch.lesion)
         true_colour = self.generator.blend(batch.strain, (batch.bmode + 1) / 2)
-        drowned = self._drowned(batch, rng)
         with self._autocast():
-            made, lesions = self._generate(bmode, drowned)
+            made, features = self._generate(bmode)
         parts = self._likeness(batch, boxes, made, true_colour)
-        if lesions is not None:
-            parts["lesion_look"] = reading_loss(lesions.float(), batch)
+        if self.config.losses.lesion_look:
+            parts["lesion_look"] = reading_loss(self.reader(features.float()), batch)
         # The padding is the same in both, so that it can never give a picture away.
         seen = batch.covered
         fake, real = (made.strain * seen, made.colour * seen), (batch.strain * seen, true_colour * seen)
@@ -98,8 +98,8 @@ class Trainer:
             raise NotFinite(f"step {self.step}", step=self.step)
         self.generator_optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.world.average_gradients(self.generator.parameters())
-        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.config.gradient_clip)
+        self.world.average_gradients(self._learning())
+        torch.nn.utils.clip_grad_norm_(self._learning(), self.config.gradient_clip)
         self.generator_optimiser.step()
         if at.phase.adversarial:
             parts |= self._train_judges(bmode, real, (fake[0].detach(), fake[1].detach()), looked_at, disturb)
@@ -107,11 +107,10 @@ class Trainer:
         self._update_ema()
         return {"loss": float(loss.detach()), **{name: float(part.detach()) for name, part in parts.items()}}
 
-    def _drowned(self, batch: Batch, rng: torch.Generator) -> torch.Tensor | None:
-        spec, strength = self.config.generator, self.config.losses.drowning
-        if not strength:
-            return None
-        return strength * drowning(batch, spec.channels[0], spec.unshuffle, rng)
+    def _learning(self) -> list[torch.nn.Parameter]:
+        """What the generator's optimiser moves."""
+        reader = self.reader.parameters() if self.config.losses.lesion_look else ()
+        return [*self.generator.parameters(), *reader]
 
     def _likeness(
         self, batch: Batch, boxes: torch.Tensor, made: GeneratorOutput, true_colour: torch.Tensor
@@ -196,15 +195,9 @@ class Trainer:
         torch._foreach_lerp_(means, values, 1 - decay)
 
     def begin_with(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take the generator's first weights from elsewhere; CheckpointInvalid if they do not fit.
-
-        Weights of a network that did not read lesions fit one that does: it begins as saying nothing of them.
-        """
-        found = {name: value.float() for name, value in weights.items()}
-        own = self.generator.state_dict()
-        added = {name: own[name] for name in own if name.startswith(("reader.", "teller."))}
+        """Take the generator's first weights from elsewhere; CheckpointInvalid if they do not fit."""
         try:
-            self.generator.load_state_dict({**added, **found})
+            self.generator.load_state_dict({name: value.float() for name, value in weights.items()})
         except RuntimeError as error:
             raise CheckpointInvalid(f"the weights to start from fit another network ({error})") from error
         self.ema.load_state_dict(self.generator.state_dict())
@@ -216,6 +209,7 @@ class Trainer:
             "generator": self.generator.state_dict(),
             "ema": self.ema.state_dict(),
             "judges": self.judges.state_dict(),
+            "reader": self.reader.state_dict(),
             "generator_optimiser": self.generator_optimiser.state_dict(),
             "judge_optimiser": self.judge_optimiser.state_dict(),
         }
@@ -223,7 +217,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state that `state` returned."""
         self.step = int(state["step"])
-        for name in ("generator", "ema", "judges", "generator_optimiser", "judge_optimiser"):
+        for name in ("generator", "ema", "judges", "reader", "generator_optimiser", "judge_optimiser"):
             getattr(self, name).load_state_dict(state[name])
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from model.lesions import KINDS
 from model.preprocess import PreprocessSpec, place, to_tensor
 from training.pairs.folder import read_pair
 from training.pairs.pair import Pair
@@ -17,12 +16,8 @@ from training.pairs.pair import Pair
 UNKNOWN_LOOK = -1.0
 """Where nobody said how the lesion looks, or whether there is one."""
 
-_LOOKS = {
-    "none": (0.0, 0.0), "benign": (0.0, 0.0), "lipoma": (0.0, 0.0), "isoechoic": (0.5, 0.0),
-    "malignant": (1.0, 0.0), "cyst": (0.0, 1.0),
-}  # fmt: skip
-"""By the kind that a pair's `info` names, each of model.lesions.KINDS. An isoechoic lesion looks like neither
-benign nor malignant."""
+_SUSPICION = {"none": 0.0, "benign": 0.0, "cyst": 0.0, "lipoma": 0.0, "isoechoic": 0.5, "malignant": 1.0}
+"""By the kind that a pair's `info` names. An isoechoic lesion looks like neither."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +27,8 @@ class Samples:
     bmode: torch.Tensor
     strain: torch.Tensor
     lesion: torch.Tensor
-    looks: torch.Tensor
-    """float32 (N, kinds): how far the lesion looks like each of model.lesions.KINDS, 0 to 1; UNKNOWN_LOOK
-    where nobody said."""
+    suspicion: torch.Tensor
+    """float32 (N,): how malignant the lesion looks, 0 to 1; UNKNOWN_LOOK where nobody said."""
     placement: torch.Tensor
     """int64 (N, 4): top, left, bottom, right of the frame within the picture; padding lies outside."""
 
@@ -52,8 +46,8 @@ class Samples:
         def picture() -> torch.Tensor:
             return torch.zeros((n, 1, spec.height, spec.width), dtype=torch.uint8)
 
-        looks, placement = torch.full((n, len(KINDS)), UNKNOWN_LOOK), torch.zeros((n, 4), dtype=torch.int64)
-        return cls(picture(), picture(), picture(), looks, placement)
+        suspicion, placement = torch.full((n,), UNKNOWN_LOOK), torch.zeros((n, 4), dtype=torch.int64)
+        return cls(picture(), picture(), picture(), suspicion, placement)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +60,8 @@ class Batch:
     lesion: torch.Tensor
     covered: torch.Tensor
     """1 where the frame lies, 0 in the padding."""
-    looks: torch.Tensor
-    """(N, kinds), see Samples."""
+    suspicion: torch.Tensor
+    """(N,), see Samples."""
 
     def __len__(self) -> int:
         return len(self.bmode)
@@ -102,8 +96,7 @@ def _fill(samples: Samples, i: int, pair: Pair, spec: PreprocessSpec) -> None:
     samples.strain[i, 0, at.rows, at.columns] = shrink(pair.strain)
     if pair.mask is not None:
         samples.lesion[i, 0, at.rows, at.columns] = (shrink(pair.mask.astype(np.float32)) > 127).byte()
-    if (looks := _LOOKS.get(str(pair.info.get("kind")))) is not None:
-        samples.looks[i] = torch.tensor(looks)
+    samples.suspicion[i] = _SUSPICION.get(str(pair.info.get("kind")), UNKNOWN_LOOK)
     samples.placement[i] = torch.tensor([at.rows.start, at.columns.start, at.rows.stop, at.columns.stop])
 
 
@@ -122,7 +115,7 @@ def take(samples: Samples, index: torch.Tensor, shrink: int = 1) -> Batch:
         parts = [functional.avg_pool2d(part, shrink) for part in parts]
         parts[2:] = [(part >= 0.5).float() for part in parts[2:]]
     bmode, strain, lesion, inside = parts
-    return Batch(bmode, strain, lesion, inside, samples.looks[index])
+    return Batch(bmode, strain, lesion, inside, samples.suspicion[index])
 
 
 def lesion_boxes(lesion: torch.Tensor, margin: float = 0.2) -> torch.Tensor:
