@@ -34,9 +34,7 @@ class Painter:
     def __init__(self, spec: GeneratorSpec, device: torch.device) -> None:
         # The rendering is the generator's own; the rest of that network is made as small as can be.
         channels = (4,) * len(spec.channels)
-        tiny = replace(
-            spec, channels=channels, dim=4, layers=0, heads=1, uncertainty=False, reads_lesions=False
-        )
+        tiny = replace(spec, channels=channels, dim=4, layers=0, heads=1, uncertainty=False)
         self._generator = Generator(tiny).to(device)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
