@@ -14,7 +14,7 @@ from pydicom import Dataset
 from pydicom.tag import BaseTag
 
 from dicom_node.core.safety import begins_synthetic
-from dicom_node.dicom.values import items, text, texts
+from dicom_node.dicom.values import as_read, items, text, texts
 
 MANUFACTURER = "Emode project"
 MODEL_NAME = "Emode"
@@ -73,7 +73,7 @@ def _begins(keyword: str, words: str) -> Callable[[Dataset], bool]:
 def _provenance(ds: Dataset) -> bool:
     """The private creator. Its element number is the next free one, so another program may move it."""
     for tag in _CREATORS:
-        if tag in ds._dict:  # as it was read; past __contains__, which asks what a tag may be
+        if as_read(ds, tag) is not None:
             value = getattr(ds.get_item(tag, keep_deferred=True), "value", None)
             found = value.encode("ascii", "replace") if isinstance(value, str) else value
             if isinstance(found, bytes) and found.strip(b" \0") == PRIVATE_CREATOR.encode("ascii"):

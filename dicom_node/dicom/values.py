@@ -40,8 +40,10 @@ def pydicom_quiet() -> Iterator[None]:
 def element_value(ds: Dataset, keyword: str) -> object:
     """The value as pydicom reads it, or None if it is absent or cannot be read."""
     tag = _tag_of(keyword)
-    as_read = _element(ds, keyword)
-    if tag is None or as_read is None or _was_stepped_over(as_read):
+    if tag is None:
+        return None
+    before = as_read(ds, tag)
+    if before is None or _was_stepped_over(before):
         return None
     try:
         with pydicom_quiet():
@@ -51,18 +53,18 @@ def element_value(ds: Dataset, keyword: str) -> object:
         return None
     # pydicom puts the converted element in the raw one's place; results copy the raw one, byte for byte.
     # Past __setitem__, which converts some elements once more to learn from them, and raises what it likes.
-    ds._dict[tag] = as_read
+    ds._dict[tag] = before
     return value
 
 
 def is_stepped_over(ds: Dataset, tag: BaseTag) -> bool:
     """Was the value left in the file because no attribute we use is so large?"""
-    return _was_stepped_over(ds._dict.get(tag))
+    return _was_stepped_over(as_read(ds, tag))
 
 
 def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
     """The values as stripped strings; empty if absent or unreadable."""
-    element = ds._dict.get(_tag_of(keyword))  # type: ignore[arg-type]
+    element = _element(ds, keyword)
     if element is None or _raw_length(element) > _LARGEST_TEXT:
         return ()
     words = _as_it_stands(element)
@@ -124,10 +126,14 @@ def tag_of(number: int) -> BaseTag:
     return BaseTag(number)
 
 
+def as_read(ds: Dataset, tag: BaseTag) -> DataElement | RawDataElement | None:
+    """An element as it was read, or None. Past __getitem__, which parses it."""
+    return ds._dict.get(tag)
+
+
 def _element(ds: Dataset, keyword: str) -> DataElement | RawDataElement | None:
-    """As it was read. Past __getitem__, which parses it."""
     tag = _tag_of(keyword)
-    return None if tag is None else ds._dict.get(tag)
+    return None if tag is None else as_read(ds, tag)
 
 
 def _was_stepped_over(element: object) -> bool:
