@@ -266,7 +266,7 @@ def test_a_baseline_is_beaten_only_where_both_measures_say_so():
     assert to_json(model, found[:1], {})["every_baseline_beaten"] is True
     assert [one["label"] for one in told["baselines"]] == [LABELS[row.candidate.name] for row in found]
     json.dumps(told, allow_nan=False)
-    assert table_of(model, found, 20).row_count == 4
+    assert table_of(model, found, 20).row_count == 4 * 2  # two measures each
 
 
 def test_without_lesions_the_image_decides():
@@ -280,7 +280,8 @@ def test_without_lesions_the_image_decides():
 
 
 def run(*arguments: object):
-    return CliRunner().invoke(app, ["baselines", *map(str, arguments)])
+    env = {"COLUMNS": "80", "NO_COLOR": "1"}
+    return CliRunner().invoke(app, ["baselines", *map(str, arguments)], env=env)
 
 
 def test_the_command_trains_scores_and_goes_on(folder, tmp_path):
@@ -300,6 +301,10 @@ def test_the_command_trains_scores_and_goes_on(folder, tmp_path):
     assert sizes[0] == 0
     assert sizes[1] == pytest.approx(table["model"]["parameters"], rel=0.1)
     assert "against baselines" in done.output
+    # Nothing is cut off on a terminal of 80 columns.
+    for words in ("mean-map", "unet", "l1", "million", "NCC, whole image", "NCC, lesion box", "better by"):
+        assert words in done.output
+    assert "…" not in done.stdout
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("checkpoint.pt")}
     assert len(before) == 3
     assert run(*arguments).exit_code == 0
