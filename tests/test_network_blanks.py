@@ -61,7 +61,7 @@ def test_a_name_that_could_not_be_synced_is_not_given(tmp_path, monkeypatch):
     def failing(folder):
         raise OSError(errno.EIO, "")
 
-    monkeypatch.setattr(blanks, "sync_folder", failing)
+    monkeypatch.setattr(blanks, "sync", failing)
     files = BlankFiles(tmp_path, 1)
     files.prepare()
     assert files.take() is None

@@ -107,7 +107,7 @@ def test_a_second_cut_in_the_middle_changes_nothing(kept, layout, database, monk
     def power_cut(path):
         raise SystemExit
 
-    monkeypatch.setattr(files, "_sync", power_cut)
+    monkeypatch.setattr(files, "sync", power_cut)
     with pytest.raises(SystemExit):
         adopt(database, layout)
     monkeypatch.undo()

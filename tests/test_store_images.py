@@ -12,8 +12,9 @@ from sqlalchemy import delete, insert, select
 import rows
 from dicom_node.core.errors import AlreadyRunning, SchemaMismatch, StoreBusy
 from dicom_node.core.study import SettlePolicy, StudyState
+from dicom_node.disk import sync
 from dicom_node.store.database import open_database, open_existing_database
-from dicom_node.store.files import Layout, digest_from, place_file, sync_file
+from dicom_node.store.files import Layout, digest_from, place_file
 from dicom_node.store.images import Novelty, settle_due, study_is_settled
 from dicom_node.store.migrations import MIGRATIONS, applied_migrations
 from dicom_node.store.process import Bell, is_held, sole_holder
@@ -162,7 +163,7 @@ def test_a_committed_file_has_its_final_name_and_no_other(tmp_path):
     written = layout.incoming / "x"
     written.write_bytes(b"preamble" + b"content")
     digest, size = digest_from(written, len(b"preamble"), "syntax")
-    sync_file(written)
+    sync(written)
     place_file(written, layout.source(digest))
     assert size == len(b"preamblecontent")
     assert not written.exists()

@@ -208,6 +208,8 @@ def test_the_command_draws_a_ceiling_where_it_is_asked_to(folder, tmp_path):
     done = CliRunner().invoke(app, [*arguments, *out], env={"COLUMNS": "80", "NO_COLOR": "1"})
     assert done.exit_code == 0, done.output
     assert "expected" in done.stdout
+    assert done.stdout.count("ceiling") == 2
+    assert "…" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     report = json.loads((tmp_path / "stills.json").read_text())
     ceiling = report["auc"]["strain_ratio"]["expected"]

@@ -68,16 +68,12 @@ def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
     if element is None or _raw_length(element) > _LARGEST_TEXT:
         return ()
     words = _as_it_stands(element)
-    if words is not None:
-        found = [word.strip(" \0") for word in words]
-        return tuple(found) if any(found) else ()
-    value = element_value(ds, keyword)
-    if value is None or isinstance(value, bytes | Sequence):
-        return ()
-    if isinstance(value, list | tuple | MultiValue):
-        values = tuple(str(part).strip(" \0") for part in value)
-    else:
-        values = (str(value).strip(" \0"),)
+    if words is None:
+        value = element_value(ds, keyword)
+        if value is None or isinstance(value, bytes | Sequence):
+            return ()
+        words = [str(part) for part in (value if isinstance(value, list | tuple | MultiValue) else (value,))]
+    values = tuple([word.strip(" \0") for word in words])
     return values if any(values) else ()
 
 

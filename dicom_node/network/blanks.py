@@ -9,6 +9,8 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
+from dicom_node.disk import sync
+
 _NAME = re.compile(r"tmp(\d+)-[0-9a-f]{32}\.dcm|tmp[0-9a-f]{32}\.dcm")
 """Files of earlier versions have no number; there was one process then."""
 
@@ -33,15 +35,6 @@ def spooled_in(folder: Path) -> list[tuple[Path, int]]:
 def create_file(path: Path) -> int:
     """Make an empty file and return its descriptor; the disk need not know of it. Raises OSError."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class BlankFiles:
@@ -69,7 +62,7 @@ class BlankFiles:
                 path = new_path(self._folder, self._number)
                 self._made.append((path, create_file(path)))
             if not self._synced:
-                sync_folder(self._folder)
+                sync(self._folder)
                 self._synced, self._made = self._made, self._synced
 
     def take(self) -> Blank | None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.core.errors import NodeError, ObjectTooLarge, StorageFull
-from dicom_node.network.blanks import BlankFiles, create_file, new_path, sync_folder
+from dicom_node.disk import sync
+from dicom_node.network.blanks import BlankFiles, create_file, new_path
 
 _LOOK_EVERY = 8 << 20
 """Bytes between two looks at the free space; times the associations, it has to stay below the reserve."""
@@ -114,7 +115,7 @@ class Spool:
         assert self._descriptor is not None
         os.fsync(self._descriptor)
         if not self._has_durable_name:
-            sync_folder(self._limits.folder)
+            sync(self._limits.folder)
             self._has_durable_name = True
 
     def close(self) -> None:

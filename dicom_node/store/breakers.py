@@ -13,25 +13,36 @@ from dicom_node.store.ready import Ready
 from dicom_node.store.schema import breakers, jobs
 
 _CARRIED = (JobKind.DELIVER, JobKind.CONFIRM)
-_BREAKER = select(breakers).where(breakers.c.destination == bindparam("destination"))
-_IS_KNOWN = Ready(select(breakers.c.failures).where(breakers.c.destination == bindparam("destination")))
-"""Compiled once: it is asked before and after everything that a destination is asked, and mostly says no."""
+_BREAKER = Ready(
+    select(
+        breakers.c.state,
+        breakers.c.failures,
+        breakers.c.pauses,
+        breakers.c.since,
+        breakers.c.next_try_at,
+        breakers.c.kind,
+        breakers.c.error_code,
+        breakers.c.error_text,
+    ).where(breakers.c.destination == bindparam("destination"))
+)
+"""Compiled once: asked before and after everything that a destination is asked, and mostly there is none."""
 
 
 def load_breaker(conn: Connection, destination: str) -> Breaker:
     """The breaker of a destination as it was saved last."""
-    if _IS_KNOWN.run(conn, {"destination": destination}).fetchone() is None:
+    row = _BREAKER.row(conn, {"destination": destination})
+    if row is None:
         return Breaker()
-    row = conn.execute(_BREAKER, {"destination": destination}).one()
+    state, failures, pauses, since, next_try_at, kind, error_code, error_text = row
     return Breaker(
-        state=BreakerState(row.state),
-        failures=row.failures,
-        pauses=row.pauses,
-        since=row.since,
-        next_try_at=row.next_try_at,
-        kind=row.kind and JobKind(row.kind),
-        error_code=row.error_code,
-        error_text=row.error_text,
+        state=BreakerState(state),
+        failures=failures,
+        pauses=pauses,
+        since=since,
+        next_try_at=next_try_at,
+        kind=kind and JobKind(kind),
+        error_code=error_code,
+        error_text=error_text,
     )
 
 

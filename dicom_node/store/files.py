@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from dicom_node.disk import sync
 
 _BLOCK = 1 << 20
 
@@ -79,19 +80,14 @@ class Layout:
         kind.mkdir(exist_ok=True, mode=0o700)
         for number in range(256):
             (kind / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
-        _sync(kind)
-        _sync(self.root)
+        sync(kind)
+        sync(self.root)
 
     def stored(self) -> Iterator[tuple[str, str, Path]]:
         """Every kept file as (kind, digest, path)."""
         for kind in ("source", "result"):
             for path in (self.root / kind).glob("??/*.dcm"):
                 yield kind, path.stem, path
-
-
-def sync_file(written: Path) -> None:
-    """Make the content of a written file durable; its name is not yet."""
-    _sync(written)
 
 
 def place_file(written: Path, place: Path) -> None:
@@ -105,7 +101,7 @@ def place_file(written: Path, place: Path) -> None:
     is as good.
     """
     move_file(written, place)
-    _sync(place.parent)
+    sync(place.parent)
 
 
 def move_file(written: Path, place: Path) -> None:
@@ -129,8 +125,8 @@ def _make_folder(folder: Path) -> None:
     """Make a folder of `_place` durable; it is there already if a file is missing instead."""
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _sync(folder.parent.parent)
-        _sync(folder.parent)
+        sync(folder.parent.parent)
+        sync(folder.parent)
 
 
 def digest_from(path: Path, offset: int, prefix: str) -> tuple[str, int]:
@@ -141,11 +137,3 @@ def digest_from(path: Path, offset: int, prefix: str) -> tuple[str, int]:
         while block := file.read(_BLOCK):
             digest.update(block)
         return digest.hexdigest(), file.tell()
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

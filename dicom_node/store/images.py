@@ -111,7 +111,7 @@ _IMAGE = Ready(
         images.c.route,
         images.c.sop_instance_uid,
         images.c.digest,
-        images.c.purged_at.is_not(None),
+        images.c.purged_at,
     ).where(images.c.id == bindparam("image"))
 )
 _DIGEST = Ready(select(images.c.digest).where(images.c.id == bindparam("image")))
@@ -228,12 +228,10 @@ def holds_digest(conn: Connection, image_id: int, digest: str) -> bool:
 
 def load_image(conn: Connection, image_id: int) -> StoredImage:
     """One image by its row."""
-    row = _IMAGE.run(conn, {"image": image_id}).fetchone()
+    row = _IMAGE.row(conn, {"image": image_id})
     if row is None:
         raise LookupError(f"image {image_id}")
-    study_id, route, uid, digest, is_purged = row
-    purged_at = select(images.c.purged_at).where(images.c.id == image_id)
-    return StoredImage(image_id, study_id, route, uid, digest, conn.scalar(purged_at) if is_purged else None)
+    return StoredImage(image_id, *row)
 
 
 def decide(conn: Connection, image_id: int, skip: Skip | None, now: datetime) -> None:

@@ -76,7 +76,11 @@ _PARCELS = (
     .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
 )
 _NAMES_RESULT = Ready(select(results.c.id).where(results.c.sop_instance_uid == bindparam("uid")))
-_TIMES_OF_RESULT = select(results.c.dated_at, results.c.purged_at).where(results.c.id == bindparam("result"))
+_KNOWN_RESULT = Ready(
+    select(results.c.id, results.c.dated_at, results.c.purged_at).where(
+        results.c.sop_instance_uid == bindparam("uid")
+    )
+)
 _ADD_RESULT = Ready(
     insert(results),
     "sop_instance_uid",
@@ -103,11 +107,8 @@ _ADD_DELIVERY = Ready(
 
 def known_result(conn: Connection, sop_instance_uid: str) -> KnownResult | None:
     """The result with this UID, if it was emitted before."""
-    found = _NAMES_RESULT.run(conn, {"uid": sop_instance_uid}).fetchone()
-    if found is None:
-        return None
-    times = conn.execute(_TIMES_OF_RESULT, {"result": found[0]}).one()
-    return KnownResult(found[0], times.dated_at, times.purged_at)
+    row = _KNOWN_RESULT.row(conn, {"uid": sop_instance_uid})
+    return KnownResult(*row) if row is not None else None
 
 
 def has_way_to_go(conn: Connection, result_id: int, destinations: Collection[str]) -> bool:

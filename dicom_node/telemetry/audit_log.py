@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dicom_node.disk import sync
 from dicom_node.telemetry.audit_chain import (
     START,
     DoesNotFollow,
@@ -296,7 +297,7 @@ class _Tail:
         try:
             try:
                 if new:
-                    _sync_folder(self._folder)
+                    sync(self._folder)
                 _write_all(fd, content)
                 os.fsync(fd)
             except OSError:
@@ -481,11 +482,3 @@ def _write_all(fd: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

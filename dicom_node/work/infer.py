@@ -21,8 +21,9 @@ from dicom_node.core.rules import DeliverWhen, Route
 from dicom_node.dicom.reading import ReadLimits, SourceImage, read_image
 from dicom_node.dicom.results import ResultIdentity, write_result
 from dicom_node.dicom.skip import Skip
+from dicom_node.disk import sync
 from dicom_node.store.database import Database
-from dicom_node.store.files import Layout, place_file, sync_file
+from dicom_node.store.files import Layout, place_file
 from dicom_node.store.images import StoredImage, decide, holds_digest, load_image, study_is_settled
 from dicom_node.store.jobs import ClaimedJob, NewJob, enqueue
 from dicom_node.store.results import (
@@ -232,7 +233,7 @@ class Infer:
                 digest, size = sheet.digest(), sheet.size
                 sheet.save(written)
             faults.step("infer.written")
-            sync_file(written)
+            sync(written)  # its name is not durable yet
         except OSError:
             written.unlink(missing_ok=True)  # half a file would take the room that the next try needs
             raise

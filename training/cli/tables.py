@@ -62,7 +62,7 @@ def table_of_stills(report: StillsReport) -> Table:
     table = _table(
         f"Synthetic elastograms of real B-mode without known strain\n{report.lesions} lesions "
         f"({labels}), {report.groups} groups",
-        ("this model \\[95 %]", "beside it", "mean map", "dark", *_ceiling(report)),
+        ("this model \\[95 %]", "beside it", "mean map", "dark", *_ceiling_column(report)),
         "Harder than the 2.5 mm ring around it; beside it: than tissue at its depth (strain ratio above 1). "
         f"Floors: mean map of {report.mean_map_from}, which does not look at the image; dark: the B-mode "
         "itself, dark taken for hard." + _CEILING_NOTE * bool(_ceiling(report)),
@@ -81,7 +81,7 @@ def table_of_discrimination(report: StillsReport) -> Table:
     """One line for each reading: AUC of malignant against benign; 80 columns."""
     table = _table(
         "Malignant against benign: area under the ROC curve",
-        ("this model \\[95 %]", "mean map", "dark", "p dark", *_ceiling(report)),
+        ("this model \\[95 %]", "mean map", "dark", "p dark", *_ceiling_column(report)),
         "0.5 is chance. Interval by bootstrap over groups; p of the difference to dark by DeLong's test. "
         f"{report.bounds} strain ratios are bounds, by clipping.",
         first="reading",
@@ -102,14 +102,19 @@ def table_of_discrimination(report: StillsReport) -> Table:
 
 
 _CEILING_NOTE = (
-    " Expected: the mean of strains drawn for each still by its label and mask, as a model would say that "
-    "knew them."
+    " Ceiling (expected in the JSON): the mean of strains drawn for each still by its label and mask, as a "
+    "model would say that knew them."
 )
+
+
+def _ceiling_column(report: StillsReport) -> tuple[str, ...]:
+    """Its heading, where it was drawn."""
+    return ("ceiling",) if _ceiling(report) else ()
 
 
 def _ceiling(report: StillsReport) -> tuple[str, ...]:
     """The ceiling's name, where it was drawn."""
-    return tuple(name for name in (CEILING,) if name in report.harder)
+    return (CEILING,) if CEILING in report.harder else ()
 
 
 def _table(
