@@ -7,11 +7,12 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
-from sqlalchemy import bindparam, select
+from sqlalchemy import Connection, bindparam, select
 
 from dicom_node.config import Config
 from dicom_node.core.delivery import DeliveryState
@@ -65,18 +66,23 @@ class Courier:
         self.thread: threading.Thread | None = None
 
     def add_files(self, files: Sequence[Path], *destinations: str) -> None:
-        """Queue these files as results."""
+        """Queue these files as results, all at once: lanes that run already see all of them or none."""
+        queued = []
         for path in files:
             ds = dcmread(path, stop_before_pixels=True)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             place = self.layout.result(digest)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
-            self._queue(ds, digest, place.stat().st_size, destinations, 10)
+            queued.append((ds, digest, place.stat().st_size))
+        self._queue(queued, destinations, 10)
 
     def add(self, count: int, *destinations: str, first: int = 1, max_attempts: int = 10) -> list[str]:
-        """Queue results number `first` and following for these destinations; return their UIDs."""
-        made = []
+        """Queue results number `first` and following for these destinations; return their UIDs.
+
+        All at once: lanes that run already see all of them or none, and send them over one association.
+        """
+        queued = []
         for number in range(first, first + count):
             ds = breast_still(
                 rows=32, columns=32, instance_number=number, sop_class=SECONDARY_CAPTURE, series="results"
@@ -86,57 +92,71 @@ class Courier:
             place = self.layout.result(digest)
             place.parent.mkdir(parents=True, exist_ok=True)
             path.replace(place)
-            self._queue(ds, digest, place.stat().st_size, destinations, max_attempts)
-            made.append(str(ds.SOPInstanceUID))
+            queued.append((ds, digest, place.stat().st_size))
+        self._queue(queued, destinations, max_attempts)
         for name in destinations:
             self.bells.ring(JobKind.DELIVER, name)
-        return made
+        return [str(ds.SOPInstanceUID) for ds, _, _ in queued]
 
     def _queue(
-        self, ds: Any, digest: str, size: int, destinations: tuple[str, ...], max_attempts: int
+        self, results: Sequence[tuple[Any, str, int]], destinations: Sequence[str], max_attempts: int
     ) -> None:
+        """One transaction for all results: data set, digest, bytes."""
         at = now()
+        with self.database.write() as conn:
+            for ds, digest, size in results:
+                self._record(conn, ds, digest, size, destinations, max_attempts, at)
+
+    @staticmethod
+    def _record(
+        conn: Connection,
+        ds: Any,
+        digest: str,
+        size: int,
+        destinations: Sequence[str],
+        max_attempts: int,
+        at: datetime,
+    ) -> None:
         uids = (str(ds.SOPInstanceUID), str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID))
         sop_class = str(ds.SOPClassUID)
         header = ImageHeader(sop_class, *uids, "1.2.840.10008.1.2.1")
-        with self.database.write() as conn:
-            image = record_arrival(
-                conn,
-                header,
-                Arrival("US", "EMODE", "127.0.0.1"),
-                route="breast",
+        image = record_arrival(
+            conn,
+            header,
+            Arrival("US", "EMODE", "127.0.0.1"),
+            route="breast",
+            digest=digest,
+            size_bytes=size,
+            skip=None,
+            now=at,
+        )
+        result = add_result(
+            conn,
+            image.image_id,
+            NewResult(
+                sop_instance_uid=uids[0],
+                sop_class_uid=sop_class,
+                study_instance_uid=uids[1],
+                series_instance_uid=uids[2],
+                bundle="default",
                 digest=digest,
                 size_bytes=size,
-                skip=None,
-                now=at,
+                pane=0,
+                steps={},
+            ),
+            at,
+        )
+        for name in destinations:
+            job = NewJob(
+                kind=JobKind.DELIVER,
+                lane=name,
+                priority=20,
+                study_id=image.study_id,
+                image_id=image.image_id,
+                delivery_id=add_delivery(conn, result, name),
+                max_attempts=max_attempts,
             )
-            result = add_result(
-                conn,
-                image.image_id,
-                NewResult(
-                    sop_instance_uid=uids[0],
-                    sop_class_uid=sop_class,
-                    study_instance_uid=uids[1],
-                    series_instance_uid=uids[2],
-                    bundle="default",
-                    digest=digest,
-                    size_bytes=size,
-                    pane=0,
-                    steps={},
-                ),
-                at,
-            )
-            for name in destinations:
-                job = NewJob(
-                    kind=JobKind.DELIVER,
-                    lane=name,
-                    priority=20,
-                    study_id=image.study_id,
-                    image_id=image.image_id,
-                    delivery_id=add_delivery(conn, result, name),
-                    max_attempts=max_attempts,
-                )
-                enqueue(conn, job, at)
+            enqueue(conn, job, at)
 
     def start(self) -> Courier:
         """Carry until the end of the `with` block."""
